@@ -1,11 +1,83 @@
-"""What the shrinking rule does not know, by model type: {field: value}. `Nested` holds fields of a sub-configuration."""
+"""What the shrinking rule does not know: {model type: {field: value}}. `Nested` holds fields of a sub-configuration."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .shrink import Nested
+from .shrink import Nested, Required
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+HEAD = {"head_dim": 16}
+MLA = {"head_dim": 8}  # these call the rotary part's width head_dim
+INDEXER = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 4,
+    "indexer_compress_ratio": 2,
+}
+GEMMA3N = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
+    "intermediate_size": 96,
+    "num_kv_shared_layers": 2,
+}
+GEMMA4 = {"global_head_dim": 32, "per_layer_config": None}
+DOTS3 = {
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "num_key_value_heads": 4,
+    "swa_q_lora_rank": 24,
+    "swa_kv_lora_rank": 24,
+    "swa_head_dim": 24,
+    "swa_qk_nope_head_dim": 16,
+    "swa_v_head_dim": 16,
+    "per_layer_config": None,
+}
+ASSISTANT = Required(hidden_size_per_layer_input=0, vocab_size_per_layer_input=0, model_type="gemma4_text")
 
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "gemma4_assistant": {"text_config": Nested(hidden_size_per_layer_input=0)},
+    "axk2": MLA,
+    "bamba": {"attn_layer_indices": [1]},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "deepseek_v32": MLA,
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "dots3_note": {"text_config": Nested(DOTS3)},
+    "dots3_note_text": DOTS3,
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
+    "gemma3n": {"text_config": Nested(GEMMA3N)},
+    "gemma3n_text": GEMMA3N,
+    "gemma4": {"text_config": Nested(GEMMA4)},
+    "gemma4_text": GEMMA4,
+    "gemma4_unified": {"text_config": Nested(GEMMA4)},
+    "gemma4_unified_text": GEMMA4,
+    "gemma4_assistant": {"text_config": ASSISTANT},
+    "glm_moe_dsa": MLA,
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "hunyuan_v1_dense": HEAD,
+    "hunyuan_v1_moe": HEAD,
+    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 1},
+    "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "longcat_flash": MLA,
+    "mamba2": {"head_dim": 16, "num_heads": 8},
+    "ministral": HEAD,
+    "musicgen": {"decoder": Nested(num_codebooks=1)},
+    "musicgen_melody": {"decoder": Nested(num_codebooks=1)},
+    "nemotron": HEAD,
+    "qwen4_exp": {"text_config": Nested(INDEXER)},
+    "qwen4_exp_text": INDEXER,
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "reformer": {
+        "attn_layers": ["local", "lsh"],
+        "axial_pos_embds_dim": [16, 48],
+        "axial_pos_shape": [8, 16],
+        "num_buckets": 4,
+        "hash_seed": 0,
+    },
+    "xlstm": {"hidden_size": 128, "autocast_kernel_dtype": "float32"},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
 }

@@ -1,4 +1,4 @@
-"""Shrink the configuration of any architecture by the names of its fields, so that one rule serves nearly all of them."""
+"""Shrink the configuration of any architecture by the names of its fields: one rule for nearly all of them."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ SIZES: dict[str, Any] = {
     "patch_size": 8,
     "num_mel_bins": 16,
 }
-DEPTHS = frozenset(
-    "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_blocks num_decoder_layers "
-    "num_encoder_layers depth num_layers_per_stack".split()
-)
+DEPTHS = {
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"),
+    *("num_blocks", "num_decoder_layers", "num_encoder_layers", "depth"),
+}
 TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2, "sep_token_id": 4}
 
 
 def shrunk(config_class: type, overrides: Mapping[str, Any] | None = None, defaults: Any = None) -> Any:
-    """A small instance of `config_class`; `overrides` win over the rule, and an override of None leaves a field alone."""
+    """A small instance of `config_class`. Overrides win over the rule; one of None leaves that field alone."""
     overrides = dict(overrides or {})
     defaults = defaults if defaults is not None else config_class(**_validity(overrides))
     fields = {f.name: f for f in dataclasses.fields(config_class)}
@@ -83,29 +83,42 @@ def shrunk(config_class: type, overrides: Mapping[str, Any] | None = None, defau
     for name in fields:
         if name in values or name in overrides:
             continue
-        value = _small(name, getattr(defaults, name, None), fields[name].default, kept)
+        value = _small(name, _current(defaults, name), fields[name].default, kept)
         if value is not None:
             values[name] = value
     values.update({k: v for k, v in overrides.items() if v is not None and not isinstance(v, Nested)})
-    values.setdefault("rope_parameters", None)
-    if "rope_parameters" not in fields or values["rope_parameters"] is None:
-        values.pop("rope_parameters")
     return config_class(**values)
 
 
-class Nested(dict):
-    """Overrides for a sub-configuration."""
+class Nested(dict[str, Any]):
+    """Overrides for a sub-configuration; `required` where the class rejects its own defaults without them."""
+
+    required = False
+
+
+class Required(Nested):
+    """Overrides without which the class cannot be made at all."""
+
+    required = True
 
 
 def _validity(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of a class that rejects its own defaults."""
-    return {k: v for k, v in overrides.items() if k == "hidden_size_per_layer_input" and v == 0}
+    return {k: dict(v) for k, v in overrides.items() if isinstance(v, Nested) and v.required}
+
+
+def _current(config: Any, name: str) -> Any:
+    """The value of a field; of one that varies over layers, the declared one."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # noqa: BLE001  (transformers raises errors of its own for fields that vary over layers)
+        return getattr(type(config), name, None)
 
 
 def _sub_configs(config_class: type, defaults: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
     small = {}
     for name in getattr(config_class, "sub_configs", {}):
-        value = getattr(defaults, name, None)
+        value = _current(defaults, name)
         if name in overrides and not isinstance(overrides[name], Nested):
             continue
         if value is not None and dataclasses.is_dataclass(value):
@@ -114,7 +127,8 @@ def _sub_configs(config_class: type, defaults: Any, overrides: Mapping[str, Any]
 
 
 def _depth(fields: Mapping[str, Any], defaults: Any) -> int | None:
-    return next((getattr(defaults, n) for n in fields if n in DEPTHS and isinstance(getattr(defaults, n), int)), None)
+    depths = (_current(defaults, n) for n in fields if n in DEPTHS)
+    return next((depth for depth in depths if isinstance(depth, int)), None)
 
 
 def _kept_layers(fields: Mapping[str, Any], defaults: Any, overrides: Mapping[str, Any]) -> list[int]:
@@ -123,7 +137,7 @@ def _kept_layers(fields: Mapping[str, Any], defaults: Any, overrides: Mapping[st
     asked = next((overrides[n] for n in DEPTHS if overrides.get(n) is not None), None)
     if depth is None or asked is not None:
         return list(range(asked or N_LAYERS))
-    lists = [getattr(defaults, n) for n in fields if _is_per_layer(n, getattr(defaults, n, None), depth)]
+    lists = [_current(defaults, n) for n in fields if _is_per_layer(n, _current(defaults, n), depth)]
     kinds = [tuple(map(str, kind)) for kind in zip(*lists, strict=True)] if lists else [()] * depth
     first = sorted({kind: i for i, kind in reversed(list(enumerate(kinds)))}.values())[:MAX_LAYERS]
     rest = [i for i in range(depth) if i not in first]
@@ -137,7 +151,9 @@ def _is_per_layer(name: str, value: Any, depth: int) -> bool:
 def _small(name: str, value: Any, declared: Any, kept: list[int]) -> Any:
     """The small value of one field, or None where the default is fine."""
     if name in DEPTHS:
-        return len(kept) if value is not None else None
+        return len(kept) if declared is not None else None
+    if name in SIZES and isinstance(value, list | tuple):
+        return [SIZES[name]] * len(kept)
     if isinstance(value, list | tuple) and kept and len(value) > max(kept) and _layered(name):
         return type(value)(value[i] for i in kept)
     if name == "rope_parameters" and isinstance(value, dict):
@@ -147,7 +163,7 @@ def _small(name: str, value: Any, declared: Any, kept: list[int]) -> Any:
     if name in SIZES:
         # A field that the class fills in from others is left to it.
         derived = declared is None and name not in ("num_key_value_heads", "head_dim")
-        return None if derived or value is None else _like(value, SIZES[name])
+        return None if derived or value is None else SIZES[name]
     if name in TOKENS:
         return TOKENS[name] if isinstance(value, int) else None
     if isinstance(value, int) and name.endswith(("token_id", "token_index")):
@@ -157,10 +173,6 @@ def _small(name: str, value: Any, declared: Any, kept: list[int]) -> Any:
 
 def _layered(name: str) -> bool:
     return any(word in name for word in ("layer", "indexer_types", "per_layer", "block_type", "activation_sparsity"))
-
-
-def _like(value: Any, size: int) -> Any:
-    return type(value)([size] * len(value)) if isinstance(value, list | tuple) else size
 
 
 def _small_rope(rope: dict[str, Any]) -> dict[str, Any]:
