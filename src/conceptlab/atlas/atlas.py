@@ -19,8 +19,9 @@ class ConceptMap:
     """Everything the atlas says about one concept; two maps are equal when all their values are.
 
     `found` is the verdict over the whole run: the score of the layer chosen inside nested folds beats the permutation
-    null of the same procedure, with `q` (Benjamini-Hochberg over the run's concepts) at most 0.05. `control` is the mean
-    of that null. `jump` and `settled` are fractions of the depth (0 = embedding, 1 = last block), None without such a point.
+    null of the same procedure, with `q` (Benjamini-Hochberg over the run's concepts) at most 0.05; `control` is the
+    mean of that null. `jump` and `settled` are fractions of the depth (0 = embedding, 1 = last block), None where there
+    is no such point.
     `effect` is in the unit that `effect_kind` names, `effect_control` the same for norm-matched random directions.
 
     depth: dim `layer` ("embed", "0", ...), variables score, low, high, control and, where they were measured (else NaN
@@ -79,7 +80,8 @@ class Atlas:
     """The map of one model over one set of concepts; two are equal when all their values are.
 
     `model` holds name, revision, n_layers, n_heads, d_model, d_mlp, has_logits; `geometry` has dims
-    concept x concept_other and variables score (cosine), causal (cosine under the causal inner product) and control (random directions).
+    concept x concept_other and variables score (cosine), causal (cosine under the causal inner product) and control
+    (random directions).
     """
 
     model: Mapping[str, Any]

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from conceptlab.errors import ResultError, RunError
@@ -25,7 +26,9 @@ class Scores:
     def __post_init__(self) -> None:
         missing = {"score", "control"} - set(self.data.data_vars)
         if missing:
-            raise ResultError(f"{self.provenance.method}: a result needs both score and control; missing {sorted(missing)}")
+            raise ResultError(
+                f"{self.provenance.method}: a result needs both score and control; missing {sorted(missing)}"
+            )
         for variable in self.data.variables.values():
             if isinstance(variable.values, object) and hasattr(variable.values, "flags"):
                 variable.values.flags.writeable = False
@@ -58,8 +61,8 @@ def write_dataset(data: xr.Dataset, folder: Path) -> None:
     """Write one dataset as zarr 3 with a crc32c per chunk, replacing an older one. Raises RunError when the disk refuses."""
     from zarr.codecs import Crc32cCodec
 
-    numeric = [str(n) for n, v in data.variables.items() if v.dtype.kind in "iufb"]
-    encoding = {name: {"compressors": [Crc32cCodec()]} for name in numeric}
+    data = _with_text(data, "U", object)  # zarr 3 has a specification for text of any length only
+    encoding = {str(name): {"compressors": [Crc32cCodec()]} for name in data.variables}
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -68,13 +71,26 @@ def write_dataset(data: xr.Dataset, folder: Path) -> None:
         partial.replace(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"cannot write {folder}: {error.strerror or error}; free some space or choose another folder") from error
+        raise RunError(
+            f"cannot write {folder}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
 
 
 def read_dataset(folder: Path) -> xr.Dataset:
     """Read a dataset into memory, verifying its checksums. Raises ResultError where it is missing or damaged."""
     try:
         with xr.open_zarr(folder, consolidated=False) as opened:
-            return opened.load()
+            return _with_text(opened.load(), "T", str)
     except Exception as error:  # zarr raises many kinds for a damaged store; all mean the same to the user
         raise ResultError(f"{folder} cannot be read: {error}") from error
+
+
+def _with_text(data: xr.Dataset, kind: str, dtype: type) -> xr.Dataset:
+    """The dataset with its text (variables of that numpy kind) as `dtype`."""
+    text = {
+        name: xr.Variable(v.dims, np.array(v.values.tolist(), dtype=dtype).reshape(v.shape), v.attrs)
+        for name, v in data.variables.items()
+        if v.dtype.kind == kind
+    }
+    coords = {name: v for name, v in text.items() if name in data.coords}
+    return data.assign({n: v for n, v in text.items() if n not in coords}).assign_coords(coords)
