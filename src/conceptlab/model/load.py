@@ -1,0 +1,287 @@
+"""Load a model from a Hugging Face id, a local folder or a module in memory, find its anatomy, and say clearly what is wrong."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conceptlab.errors import ModelError
+from conceptlab.model.anatomy import Stack, find_stacks
+from conceptlab.model.model import Model
+from conceptlab.model.prescreen import read_config, screen_config, screen_weights
+
+_ODD_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    AssertionError,
+    IndexError,
+)
+
+
+def load_model(  # noqa: PLR0913 - the loading conventions of the field
+    source: str | Path | nn.Module,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    stack: str | None = None,
+    tokenizer: Any = None,
+    allow_pickle: bool = False,
+    ignore_remote_code: bool = False,
+    **options: Any,
+) -> Model:
+    """Wrap a model without changing it.
+
+    `source`: a Hugging Face id, a local folder, or a loaded module (quantised, `device_map`-sharded and PEFT models pass
+    through). `stack` chooses among several (an encoder-decoder's "encoder" or "decoder", CLIP's "text_model"); the default is
+    the one that ends in logits, else the first. `dtype` defaults to the one of the weights on a GPU and to float32 on a CPU.
+    `options` go to `from_pretrained` (`device_map`, `quantization_config`, …). Remote code is never run; pickled weights are read
+    only with `allow_pickle`, through `weights_only=True`. Raises ModelError in one line that says what, where and what to do.
+    """
+    if isinstance(source, nn.Module):
+        module, name, found_revision = source, _name_of(source), "in memory"
+    else:
+        module, name, found_revision, tokenizer = _from_pretrained(
+            str(source), revision, dtype, tokenizer, allow_pickle, ignore_remote_code, options
+        )
+    if device is not None:
+        module = _moved(module, device)
+    module.eval()
+    return wrap(module, name=name, revision=found_revision, tokenizer=tokenizer, stack=stack)
+
+
+def _name_of(module: nn.Module) -> str:
+    path = getattr(getattr(module, "config", None), "_name_or_path", "") or type(module).__name__
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def _moved(module: nn.Module, device: str | torch.device) -> nn.Module:
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"the device {str(device)!r} cannot hold the model: {_line(error)}; use cpu or another device"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else f"{text[:237]}..."
+
+
+def _from_pretrained(  # noqa: PLR0913 - private half of load_model
+    source: str,
+    revision: str | None,
+    dtype: Any,
+    tokenizer: Any,
+    allow_pickle: bool,
+    ignore_remote_code: bool,
+    options: dict[str, Any],
+) -> tuple[nn.Module, str, str, Any]:
+    from transformers import PretrainedConfig
+
+    folder = Path(source)
+    local = folder.exists() or folder.is_absolute() or source.startswith((".", "~"))
+    if local:
+        config = read_config(folder.expanduser())
+        safe = screen_weights(folder, allow_pickle=allow_pickle)
+    else:
+        try:
+            config, _ = PretrainedConfig.get_config_dict(source, revision=revision)
+        except _ODD_ERRORS as error:
+            raise ModelError(
+                f"{source!r} is neither a folder here nor a model that can be fetched: {_line(error)}; check the name or the connection"
+            ) from error
+        safe = not allow_pickle
+    screen_config(config, source, ignore_remote_code=ignore_remote_code)
+    module = _load_weights(source, config, revision, dtype, safe, options)
+    tokenizer = tokenizer if tokenizer is not None else _tokenizer(source, revision)
+    commit = getattr(module.config, "_commit_hash", None) or (
+        folder_revision(folder) if local else revision or "unknown"
+    )
+    return module, folder.resolve().name if local else source, commit, tokenizer
+
+
+def _model_class(config: dict[str, Any], source: str) -> Any:
+    """The class named in the config, if this installation has it; else the causal LM or the bare model of its type."""
+    import transformers
+
+    for name in config.get("architectures") or []:
+        cls = getattr(transformers, str(name), None)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            return cls
+    kind = config.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        raise ModelError(
+            f"{source}: the model type {kind!r} is not in transformers {transformers.__version__}; update transformers"
+        )
+    known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return transformers.AutoModelForCausalLM if kind in known else transformers.AutoModel
+
+
+def _load_weights(
+    source: str, config: dict[str, Any], revision: str | None, dtype: Any, safe: bool, options: dict[str, Any]
+) -> nn.Module:
+    cls = _model_class(config, source)
+    if dtype is None and not options:
+        dtype = torch.float32 if not torch.cuda.is_available() else "auto"
+    settings = {"trust_remote_code": False, "use_safetensors": safe, "weights_only": True, "output_loading_info": True}
+    try:
+        module, report = cls.from_pretrained(source, revision=revision, dtype=dtype, **settings, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged folder can raise anything inside the loader; the user needs one line
+        raise ModelError(f"{source} cannot be loaded: {_line(error)}") from error
+    missing = [k for k in report["missing_keys"]]
+    if missing:
+        raise ModelError(
+            f"{source}: the weights lack {len(missing)} tensors, for example {sorted(missing)[0]}; they would be random"
+        )
+    if report.get("mismatched_keys"):
+        raise ModelError(
+            f"{source}: the weights do not fit config.json: {_line(Exception(sorted(map(str, report['mismatched_keys']))[0]))}"
+        )
+    bad = next(
+        (
+            n
+            for n, p in module.named_parameters()
+            if p.is_floating_point() and p.device.type != "meta" and not bool(torch.isfinite(p).all())
+        ),
+        None,
+    )
+    if bad is not None:
+        raise ModelError(f"{source}: the tensor {bad} holds NaN or infinity; the file is damaged, download it again")
+    return module
+
+
+def _tokenizer(source: str, revision: str | None) -> Any:
+    """The tokenizer beside the weights, or None where there is none (asking it for text then says so)."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception:  # which error a missing tokenizer raises differs by type; `encode` reports it when text is needed
+        return None
+
+
+def folder_revision(folder: Path) -> str:
+    """A name for the content of a local folder: sha256 over config and weight files, the first 16 digits."""
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with path.open("rb") as file:
+            digest.update(path.name.encode())
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def wrap(module: nn.Module, *, name: str, revision: str, tokenizer: Any = None, stack: str | None = None) -> Model:
+    """A Model around a loaded module. Raises ModelError where its anatomy cannot be found or `stack` does not exist."""
+    inputs = probe_inputs(module, tokenizer)
+    try:
+        stacks = find_stacks(module, inputs)
+    except ModelError:
+        raise
+    except _ODD_ERRORS as error:
+        raise ModelError(f"{name}: a short trial forward failed: {_line(error)}") from error
+    chosen = _choose(stacks, stack, name)
+    runner = _runner(module, chosen, stacks)
+    return Model(
+        module,
+        chosen,
+        name=name,
+        revision=revision,
+        tokenizer=tokenizer,
+        runner=runner,
+        max_length=context_length(module, tokenizer),
+    )
+
+
+def _choose(stacks: dict[str, Stack], wanted: str | None, name: str) -> Stack:
+    if wanted is not None:
+        fitting = [s for path, s in stacks.items() if path == wanted or wanted in path.split(".")]
+        if len(fitting) == 1:
+            return fitting[0]
+        raise ModelError(f"{name} has no single stack {wanted!r}; its stacks are {', '.join(stacks)}")
+    with_logits = [s for s in stacks.values() if s.unembed is not None]
+    return (with_logits or list(stacks.values()))[-1 if with_logits else 0]
+
+
+def _runner(module: nn.Module, stack: Stack, stacks: dict[str, Stack]) -> nn.Module:
+    """What to call: the whole model, or its encoder alone when that is the chosen stack of several."""
+    if len(stacks) > 1 and stack.unembed is None:
+        path = stack.name.rsplit(".", 1)[0]
+        owner: nn.Module = module
+        for part in path.split(".") if path else []:
+            owner = getattr(owner, part)
+            if hasattr(owner, "config") and stack.name.startswith(path) and _is_entry(owner):
+                return owner
+    return module
+
+
+def _is_entry(owner: nn.Module) -> bool:
+    """A sub-model that takes ids or pixels itself and holds a single list of blocks."""
+    main = getattr(owner, "main_input_name", None)
+    lists = [m for m in owner.modules() if isinstance(m, nn.ModuleList)]
+    return main is not None and len(lists) >= 1 and not (hasattr(owner, "encoder") and hasattr(owner, "decoder"))
+
+
+def context_length(module: nn.Module, tokenizer: Any) -> int:
+    """Real tokens that fit: the config's position limit, else the tokenizer's, else a million."""
+    config = getattr(module, "config", None)
+    for part in (config, getattr(config, "text_config", None)):
+        for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions"):
+            value = getattr(part, name, None)
+            if isinstance(value, int) and value > 0:
+                return value - (
+                    2 if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
+                )
+    limit = getattr(tokenizer, "model_max_length", None)
+    return limit if isinstance(limit, int) and limit < 10**7 else 1_000_000
+
+
+def probe_inputs(module: nn.Module, tokenizer: Any = None) -> dict[str, Tensor]:
+    """Two rows of seeded tokens (or pixels) for the trial forward, on the model's device."""
+    config = getattr(module, "config", None)
+    device = next(module.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    main = getattr(module, "main_input_name", "input_ids")
+    inputs: dict[str, Tensor] = {}
+    if main == "pixel_values" or _config(config, "vision_config"):
+        vision = _config(config, "vision_config") or config
+        size = _config(vision, "image_size") or 32
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        channels = _config(vision, "num_channels") or 3
+        inputs["pixel_values"] = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float32)
+        inputs["pixel_values"] = inputs["pixel_values"].to(next(module.parameters()).dtype)
+    if main == "input_ids":
+        text = _config(config, "text_config") or config
+        size = _config(text, "vocab_size") or _config(config, "vocab_size") or 100
+        special = {getattr(text, n, None) for n in ("pad_token_id", "eos_token_id", "bos_token_id")}
+        ids = torch.randint(min(5, size - 1), size, (2, 7), generator=generator)
+        ids[torch.isin(ids, torch.tensor([s for s in special if isinstance(s, int)] or [-1]))] = size // 2
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if getattr(config, "is_encoder_decoder", False):
+            inputs |= {"decoder_input_ids": ids.flip(0)[:, :5]}
+    if not _config(config, "is_encoder_decoder") and hasattr(config, "use_cache"):
+        inputs["use_cache"] = False  # type: ignore[assignment]
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+
+
+def _config(config: Any, name: str) -> Any:
+    value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+    return value
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """`card.json` beside a packaged model, {} where there is none."""
+    path = folder / "card.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,327 @@
+"""Model: an unmodified Hugging Face model with its anatomy, and the four things one does with it: read, change, generate, check."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conceptlab.errors import ModelError, SiteError
+from conceptlab.model.anatomy import Stack
+from conceptlab.model.batch import Batch
+from conceptlab.model.capture import Activations, Collector
+from conceptlab.model.edits import edit_visit
+from conceptlab.model.instrument import Instrument, StopForward
+from conceptlab.model.layout import Positions
+from conceptlab.model.lens import lens_logits
+from conceptlab.model.parts import Tap
+from conceptlab.results import SITES, Edit, Site
+
+Texts = str | Sequence[str] | Batch
+ENDS = ("embed", "final_norm", "logits")
+
+
+class Model:
+    """A Hugging Face model as it is, plus where its parts are. Make one with `load_model`.
+
+    `module` is the user's own object; nothing on it is changed, and every hook is gone when a call returns.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        stack: Stack,
+        *,
+        name: str,
+        revision: str,
+        tokenizer: Any,
+        runner: nn.Module,
+        max_length: int,
+    ) -> None:
+        self.module, self.stack, self.name, self.revision = module, stack, name, revision
+        self.tokenizer, self.runner, self.max_length = tokenizer, runner, max_length
+        decoding = runner is module and getattr(getattr(module, "config", None), "is_encoder_decoder", False)
+        self.instrument = Instrument(runner, stack, mask_key="decoder_attention_mask" if decoding else "attention_mask")
+        self.forwards = 0  # rows of text that went through the model since loading
+
+    # -- what it is -----------------------------------------------------------------------------------------------
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.stack.n_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of the stream."""
+        return self.stack.d_model
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads per block (0 where there is no attention)."""
+        return self.stack.n_heads
+
+    @property
+    def d_mlp(self) -> int:
+        """Neurons per block (the largest; 0 where there are none)."""
+        return self.stack.d_mlp
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the model ends in an unembedding."""
+        return self.stack.unembed is not None
+
+    @property
+    def unembedding(self) -> Tensor:
+        """W_U [d_vocab, d_model]. Raises SiteError where the model has none."""
+        if self.stack.unembed is None:
+            raise SiteError(f"{self.name}: {self.stack.missing['logits']}")
+        return self.stack.unembed.weight  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the first parameter."""
+        return next(self.module.parameters()).device
+
+    def tap(self, name: str, layer: int | None = None) -> Tap:
+        """Where a site is. Raises SiteError with the reason where this model does not have it."""
+        if name in ENDS:
+            return self._end_tap(name)
+        if name not in SITES:
+            raise SiteError(f"no site is called {name!r}; the sites are {', '.join(SITES)}")
+        if layer is None or not 0 <= layer < self.n_layers:
+            raise SiteError(f"{self.name} has layers 0 to {self.n_layers - 1}; {name} was asked at layer {layer}")
+        block = self.stack.blocks[layer]
+        if name not in block.taps:
+            raise SiteError(f"{self.name} has no L{layer}.{name}: {block.missing.get(name, 'not found')}")
+        return block.taps[name]
+
+    def _end_tap(self, name: str) -> Tap:
+        if name == "embed":
+            return self.stack.blocks[0].taps["resid_pre"]
+        if name in self.stack.missing:
+            raise SiteError(f"{self.name} has no {name}: {self.stack.missing[name]}")
+        if name == "final_norm" and self.stack.final_norm is not None:
+            return self.stack.final_norm
+        return Tap(self.module, "output", "logits", 0)
+
+    def layers_with(self, name: str) -> tuple[int, ...]:
+        """The layers that have this site."""
+        return tuple(i for i, block in enumerate(self.stack.blocks) if name in block.taps)
+
+    # -- text in --------------------------------------------------------------------------------------------------
+    def encode(self, texts: Texts) -> Batch:
+        """Tokenise texts (special tokens as the tokenizer adds them), without padding.
+
+        Raises ModelError where there is no tokenizer, a text has no token, or one is longer than the context.
+        """
+        if isinstance(texts, Batch):
+            return texts
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if self.tokenizer is None:
+            raise ModelError(
+                f"{self.name} comes without a tokenizer; put tokenizer.json beside its weights or pass tokenizer="
+            )
+        fast = bool(getattr(self.tokenizer, "is_fast", False))
+        coded = self.tokenizer(texts, return_offsets_mapping=fast, padding=False, truncation=False, verbose=False)
+        offsets = tuple(tuple(map(tuple, row)) for row in coded["offset_mapping"]) if fast else None
+        return self._checked(Batch(tuple(tuple(row) for row in coded["input_ids"]), offsets))
+
+    def _checked(self, batch: Batch) -> Batch:
+        vocabulary = getattr(getattr(self.module, "config", None), "vocab_size", None)
+        for row, ids in enumerate(batch.ids):
+            if not ids:
+                raise ModelError(f"row {row}: the text has no tokens; remove the row")
+            if len(ids) > self.max_length:
+                raise ModelError(
+                    f"row {row}: {len(ids)} tokens are longer than the context of {self.name} ({self.max_length}); shorten the text"
+                )
+            if isinstance(vocabulary, int) and max(ids) >= vocabulary:
+                raise ModelError(
+                    f"row {row}: token {max(ids)} is outside the vocabulary of {vocabulary}; is this the model's tokenizer?"
+                )
+        return batch
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to fill with; which one does not matter, since padding is masked and never read."""
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        return pad if isinstance(pad, int) else 0
+
+    # -- read -----------------------------------------------------------------------------------------------------
+    def capture(
+        self,
+        texts: Texts | Mapping[str, Tensor],
+        sites: str | Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        positions: Positions = "last",
+        max_tokens: int = 2048,
+        padding_side: str = "right",
+        keep_graph: bool = False,
+    ) -> Activations:
+        """Values of `sites` (names such as "resid_post"; `layers` defaults to all that have the site).
+
+        `positions`: "last" real token, "all" real tokens, indices, or a list of indices per row. Rows of like length run
+        together, at most `max_tokens` padded tokens a forward; blocks above the last one asked for and, unless asked, the
+        unembedding are not run. Raises SiteError where the model lacks a site.
+        """
+        names = [sites] if isinstance(sites, str) else list(sites)
+        wanted = {
+            name: () if name in ENDS else tuple(self.layers_with(name) if layers is None else layers) for name in names
+        }
+        for name, chosen in wanted.items():
+            for layer in chosen or (0,):
+                self.tap(name, layer)
+        if isinstance(texts, Mapping):
+            return self._capture_inputs(texts, wanted, positions, keep_graph)
+        batch = self.encode(texts)
+        counts, row, position = _token_table(batch.lengths, positions)
+        collector = Collector(counts, self.instrument, positions, max(batch.lengths, default=0))
+        visits = self._readers(collector, wanted, keep_graph)
+        with self.instrument.visiting(visits), torch.set_grad_enabled(keep_graph):
+            for rows in batch.chunks(max_tokens):
+                collector.begin(rows)
+                inputs = batch.padded(rows, side=padding_side, pad=self.pad_id, device=self.device)
+                self._forward(inputs, stop_after=self._last_block(wanted), chunk=(torch.tensor(rows), len(batch)))
+        return Activations(collector.values, row, position, {n: c for n, c in wanted.items() if n not in ENDS})
+
+    def _capture_inputs(
+        self, inputs: Mapping[str, Tensor], wanted: dict[str, tuple[int, ...]], positions: Positions, keep_graph: bool
+    ) -> Activations:
+        """Inputs that are no text (images, decoder ids): one forward; the token axis is read off the stream."""
+        lengths = self._measure(inputs)
+        counts, row, position = _token_table(lengths, positions)
+        collector = Collector(counts, self.instrument, positions, max(lengths))
+        collector.begin(range(len(lengths)))
+        with self.instrument.visiting(self._readers(collector, wanted, keep_graph)), torch.set_grad_enabled(keep_graph):
+            self._forward(dict(inputs), stop_after=self._last_block(wanted))
+        return Activations(collector.values, row, position, {n: c for n, c in wanted.items() if n not in ENDS})
+
+    def _measure(self, inputs: Mapping[str, Tensor]) -> list[int]:
+        with self.instrument.active():
+            self._forward(dict(inputs), stop_after=0)
+            layout = self.instrument.layout
+        return [] if layout is None else layout.length.tolist()
+
+    def _readers(self, collector: Collector, wanted: dict[str, tuple[int, ...]], keep_graph: bool) -> list[Any]:
+        visits = []
+        for name, layers in wanted.items():
+            if name in ENDS:
+                visits.append((self.tap(name), None, False, collector.reader(name, None, 0, keep_graph)))
+            for axis, layer in enumerate(layers):
+                visits.append(
+                    (self.tap(name, layer), layer, False, collector.reader(name, axis, len(layers), keep_graph))
+                )
+        return visits
+
+    def _last_block(self, wanted: dict[str, tuple[int, ...]]) -> int | None:
+        """The highest block that must run; None when an end above the stack is wanted."""
+        if {"final_norm", "logits"} & set(wanted):
+            return None
+        return max((layer for layers in wanted.values() for layer in layers), default=0)
+
+    def _forward(self, inputs: dict[str, Tensor], *, stop_after: int | None = None, chunk: Any = None) -> Any:
+        """One forward of the user's module; `stop_after` ends it when that block has run."""
+        self.instrument.chunk = chunk
+        handle = None
+
+        def stop(*_: Any) -> None:
+            raise StopForward
+
+        try:
+            if stop_after is not None:
+                handle = self.stack.blocks[stop_after].module.register_forward_hook(stop)
+            self.forwards += next(iter(inputs.values())).shape[0]
+            if (
+                getattr(getattr(self.module, "config", None), "use_cache", None) is not None
+                and "use_cache" not in inputs
+            ):
+                inputs = {**inputs, "use_cache": False}  # type: ignore[dict-item]
+            return self.runner(**inputs)
+        except StopForward:
+            return None
+        finally:
+            self.instrument.chunk = None
+            if handle is not None:
+                handle.remove()
+
+    def logits(self, texts: Texts, *, positions: Positions = "last", **options: Any) -> Tensor:
+        """Logits [token, d_vocab] at the asked positions."""
+        return self.capture(texts, "logits", positions=positions, **options)["logits"]
+
+    def lens(self, stream: Tensor) -> Tensor:
+        """Logits [..., d_vocab] of a stream [..., d_model]: the model's own final norm, unembedding, scale and soft cap.
+
+        Raises SiteError where the model has no unembedding or more stands between.
+        """
+        return lens_logits(self.stack, self.name, stream)
+
+    # -- change ---------------------------------------------------------------------------------------------------
+    @contextmanager
+    def edited(self, *edits: Edit) -> Iterator["Model"]:
+        """Apply edits to every forward inside the block, also to plain calls of `model.module` and to `generate`.
+
+        Everything is undone at the end, also when the body raises. Raises SiteError before anything runs when an edit names
+        a site, layer, head, neuron or width that this model does not have.
+        """
+        visits = []
+        for edit in edits:
+            self._check_edit(edit)
+            visits.append(
+                (
+                    self.tap(edit.site.name, edit.site.layer),
+                    edit.site.layer,
+                    True,
+                    edit_visit(edit, self.instrument, str(edit)),
+                )
+            )
+        visits.sort(key=lambda v: v[0].side == "mid")
+        with self.instrument.visiting(visits):
+            yield self
+
+    def _check_edit(self, edit: Edit) -> None:
+        site, tap = edit.site, self.tap(edit.site.name, edit.site.layer)
+        size = tap.heads if site.kind in ("head", "kv_head") else tap.width
+        if site.units and size and max(site.units) >= size:
+            raise SiteError(
+                f"{self.name}: {site} names unit {max(site.units)}, but L{site.layer}.{site.name} has {size} (0 to {size - 1})"
+            )
+        for tensor in (edit.value, edit.center):
+            width = tensor.shape[-1] if tensor is not None and tensor.dim() else 1
+            allowed = {1, tap.width, len(site.units)} if tap.width else {width}
+            if width not in allowed:
+                raise SiteError(f"{self.name}: {edit} brings {width} values, the site has {tap.width}")
+
+    # -- generate and check -----------------------------------------------------------------------------------------
+    def generate(self, texts: Texts, *, max_new_tokens: int = 32, use_cache: bool = True, **options: Any) -> list[str]:
+        """Greedy (unless `options` say otherwise) continuations of the texts, new text only, under the active edits."""
+        from conceptlab.model.generate import generate_texts
+
+        return generate_texts(self, texts, max_new_tokens=max_new_tokens, use_cache=use_cache, **options)
+
+    def check(self, texts: Sequence[str] | None = None) -> Any:
+        """Test this model's identities (parts add up, pattern @ v = z, last lens row = logits, …) and list its sites."""
+        from conceptlab.model.selfcheck import check_model
+
+        return check_model(self, texts)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name}: {self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads, d_mlp {self.d_mlp})"
+
+
+def _token_table(lengths: Sequence[int], positions: Positions) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """How many tokens each row gives, and the row and real-token position of each. Raises SiteError out of range."""
+    table: list[list[int]] = []
+    for row, length in enumerate(lengths):
+        if isinstance(positions, str):
+            chosen = list(range(length)) if positions == "all" else [length - 1]
+        else:
+            picked = positions[row] if len(positions) and isinstance(positions[0], (list, tuple)) else positions
+            chosen = [p + length if p < 0 else p for p in picked]  # type: ignore[operator, union-attr]
+        if any(not 0 <= p < length for p in chosen):
+            raise SiteError(f"row {row} has {length} real tokens; positions {chosen} do not all exist")
+        table.append(chosen)
+    row = np.repeat(np.arange(len(table)), [len(t) for t in table])
+    return [len(t) for t in table], row, np.array([p for t in table for p in t], dtype=np.int64)
