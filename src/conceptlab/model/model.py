@@ -1,5 +1,6 @@
 """Model: an unmodified Hugging Face model with its anatomy, and the four things one does with it: read, change, generate, check."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,12 @@ class Model:
         self.tokenizer, self.runner, self.max_length = tokenizer, runner, max_length
         decoding = runner is module and getattr(getattr(module, "config", None), "is_encoder_decoder", False)
         self.instrument = Instrument(runner, stack, mask_key="decoder_attention_mask" if decoding else "attention_mask")
+        accepted = inspect.signature(runner.forward).parameters
+        from_ids = any(
+            hasattr(m, "create_position_ids_from_input_ids") for m in runner.modules()
+        )  # RoBERTa counts by itself
+        self._takes_positions = "position_ids" in accepted and not from_ids
+        self._takes_cache = "use_cache" in accepted
         self.forwards = 0  # rows of text that went through the model since loading
 
     # -- what it is -----------------------------------------------------------------------------------------------
@@ -146,8 +153,16 @@ class Model:
     @property
     def pad_id(self) -> int:
         """A token id to fill with; which one does not matter, since padding is masked and never read."""
-        pad = getattr(self.tokenizer, "pad_token_id", None)
-        return pad if isinstance(pad, int) else 0
+        config = getattr(self.module, "config", None)
+        found = (getattr(owner, "pad_token_id", None) for owner in (self.tokenizer, config))
+        return next((pad for pad in found if isinstance(pad, int) and pad >= 0), 0)
+
+    def padded(self, batch: Batch, rows: Sequence[int], side: str = "right") -> dict[str, Tensor]:
+        """Inputs of some rows. Left padding shifts absolute positions, so they are given where the model takes them."""
+        inputs = batch.padded(rows, side=side, pad=self.pad_id, device=self.device)
+        if side == "left" and self._takes_positions:
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+        return inputs
 
     # -- read -----------------------------------------------------------------------------------------------------
     def capture(
@@ -183,8 +198,11 @@ class Model:
         with self.instrument.visiting(visits), torch.set_grad_enabled(keep_graph):
             for rows in batch.chunks(max_tokens):
                 collector.begin(rows)
-                inputs = batch.padded(rows, side=padding_side, pad=self.pad_id, device=self.device)
-                self._forward(inputs, stop_after=self._last_block(wanted), chunk=(torch.tensor(rows), len(batch)))
+                self._forward(
+                    self.padded(batch, rows, padding_side),
+                    stop_after=self._last_block(wanted),
+                    chunk=(torch.tensor(rows), len(batch)),
+                )
         return Activations(collector.values, row, position, {n: c for n, c in wanted.items() if n not in ENDS})
 
     def _capture_inputs(

@@ -131,7 +131,7 @@ def _plain_logits(model: Model, batch: Batch) -> float:
     if not model.has_logits:
         raise SiteError(model.stack.missing["logits"])
     row = batch.select([0])
-    inputs = row.padded([0], side="right", pad=model.pad_id, device=model.device)
+    inputs = model.padded(row, [0])
     with torch.no_grad():
         plain = model.runner(**inputs).logits[0]
     return relative(_final(model, row), plain)

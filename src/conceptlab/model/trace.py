@@ -31,6 +31,16 @@ def first_tensor(value: Any) -> tuple[Tensor | None, int | str | None]:
     return None, None
 
 
+def copied(value: Any) -> Any:
+    """The same structure with its tensors copied (one level deep, which is where `first_tensor` looks)."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, (tuple, list)) and not hasattr(value, "keys"):
+        items = [v.clone() if isinstance(v, Tensor) else v for v in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
 @dataclass
 class Event:
     """One call of one module: `order` counts returns; `args`/`kwargs` are the tensors that came in, `output` what went out."""
@@ -41,6 +51,8 @@ class Event:
     order: int
     args: dict[int | str, Tensor]
     output: Any
+    held: Any  # the live tensors, kept so that `identity` stays unique; `output` is a copy, since some blocks add in place
+    identity: tuple[int, tuple[int, ...]] | None
 
     @property
     def value(self) -> Tensor | None:
@@ -100,7 +112,11 @@ def _recorder(trace: Trace, names: dict[nn.Module, str], started: dict[int, list
         tensors: dict[int | str, Tensor] = {i: a for i, a in enumerate(args) if isinstance(a, Tensor)}
         tensors |= {k: a for k, a in kwargs.items() if isinstance(a, Tensor)}
         begun = started[id(module)].pop() if started.get(id(module)) else trace.clock
-        trace.events.append(Event(names[module], module, begun, trace.tick(), tensors, output))
+        value = first_tensor(output)[0]
+        identity = None if value is None else (value.data_ptr(), tuple(value.stride()))
+        trace.events.append(
+            Event(names[module], module, begun, trace.tick(), tensors, copied(output), output, identity)
+        )
 
     return before, after
 
