@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .shrink import Nested, Required
+from .shrink import Nested
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 HEAD = {"head_dim": 16}
@@ -27,7 +27,6 @@ GEMMA4 = {"global_head_dim": 32, "per_layer_config": None}
 DOTS3 = {
     "swa_num_attention_heads": 4,
     "swa_num_key_value_heads": 4,
-    "num_key_value_heads": 4,
     "swa_q_lora_rank": 24,
     "swa_kv_lora_rank": 24,
     "swa_head_dim": 24,
@@ -35,24 +34,36 @@ DOTS3 = {
     "swa_v_head_dim": 16,
     "per_layer_config": None,
 }
-ASSISTANT = Required(hidden_size_per_layer_input=0, vocab_size_per_layer_input=0, model_type="gemma4_text")
+
+# Types that cannot be run as causal language models on token ids, with the reason.
+CANNOT: dict[str, str] = {
+    "gemma3n": "its vision tower needs the packages timm and pillow (gemma3n_text is its language model)",
+    "gemma4_assistant": "a drafter: its forward takes the keys and values of the model it drafts for, no token ids",
+    "gemma4_unified_assistant": "a drafter: its forward takes the keys and values of the model it drafts for",
+}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "axk2": MLA,
+    "blt": {
+        "num_hidden_layers": 2,
+        "vocab_size": 260,
+        **dict.fromkeys(("patcher_config", "encoder_config", "decoder_config"), Nested(vocab_size=260)),
+        "encoder_hash_byte_group_vocab": 50,
+        "global_config": Nested(encoder_cross_output_size=128),
+    },
     "bamba": {"attn_layer_indices": [1]},
+    "dbrx": {"attn_config": Nested(rope_theta=10000.0, kv_n_heads=2, clip_qkv=8.0), "ffn_config": Nested(moe_top_k=2)},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "deepseek_v32": MLA,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "dots3_note": {"text_config": Nested(DOTS3)},
     "dots3_note_text": DOTS3,
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
-    "gemma3n": {"text_config": Nested(GEMMA3N)},
     "gemma3n_text": GEMMA3N,
     "gemma4": {"text_config": Nested(GEMMA4)},
     "gemma4_text": GEMMA4,
     "gemma4_unified": {"text_config": Nested(GEMMA4)},
     "gemma4_unified_text": GEMMA4,
-    "gemma4_assistant": {"text_config": ASSISTANT},
     "glm_moe_dsa": MLA,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
@@ -65,7 +76,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "ministral": HEAD,
     "musicgen": {"decoder": Nested(num_codebooks=1)},
     "musicgen_melody": {"decoder": Nested(num_codebooks=1)},
-    "nemotron": HEAD,
+    "nemotron": {**HEAD, "num_key_value_heads": 2},
+    "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
     "qwen4_exp": {"text_config": Nested(INDEXER)},
     "qwen4_exp_text": INDEXER,
     "recurrent_gemma": {"num_hidden_layers": 3},

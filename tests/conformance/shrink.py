@@ -15,7 +15,7 @@ MAX_LAYERS = 4
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "emb_dim", "embedding_dim", "embedding_size"), 64),
     **dict.fromkeys(("word_embed_proj_dim", "input_embedding_size", "output_embedding_size", "lru_width"), 64),
-    **dict.fromkeys(("attention_hidden_size", "linear_attn_hidden_size", "backbone_hidden_size"), 64),
+    **dict.fromkeys(("attention_hidden_size", "hidden_size_global"), 64),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "ffn_hidden_size"), 96),
     **dict.fromkeys(("d_inner", "dff", "dim_ff", "feed_forward_size", "intermediate_size_mlp", "d_ff"), 96),
     **dict.fromkeys(("dense_intermediate_size", "mlp_hidden_size", "n_inner", "hidden_dim"), 96),
@@ -76,10 +76,15 @@ TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_star
 def shrunk(config_class: type, overrides: Mapping[str, Any] | None = None, defaults: Any = None) -> Any:
     """A small instance of `config_class`. Overrides win over the rule; one of None leaves that field alone."""
     overrides = dict(overrides or {})
-    defaults = defaults if defaults is not None else config_class(**_validity(overrides))
+    defaults = defaults if defaults is not None else config_class()
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     values = _sub_configs(config_class, defaults, overrides)
     kept = _kept_layers(fields, defaults, overrides)
+    if {
+        "kv_lora_rank",
+        "num_key_value_heads",
+    } <= fields.keys():  # latent attention expands keys and values to every head
+        overrides.setdefault("num_key_value_heads", SIZES["num_attention_heads"])
     for name in fields:
         if name in values or name in overrides:
             continue
@@ -91,20 +96,7 @@ def shrunk(config_class: type, overrides: Mapping[str, Any] | None = None, defau
 
 
 class Nested(dict[str, Any]):
-    """Overrides for a sub-configuration; `required` where the class rejects its own defaults without them."""
-
-    required = False
-
-
-class Required(Nested):
-    """Overrides without which the class cannot be made at all."""
-
-    required = True
-
-
-def _validity(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of a class that rejects its own defaults."""
-    return {k: dict(v) for k, v in overrides.items() if isinstance(v, Nested) and v.required}
+    """Overrides for the fields of a sub-configuration."""
 
 
 def _current(config: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .overrides import OVERRIDES
+from .overrides import CANNOT, OVERRIDES
 from .shrink import shrunk
 
 FIRST_TOKEN, LAST_TOKEN = 10, 90  # inputs are drawn from here, away from the special tokens
@@ -29,15 +29,20 @@ def causal_lm_types() -> list[str]:
 def tiny_config(model_type: str) -> Any:
     """The shrunken configuration of a type; of a multimodal one whose causal-LM class is text only, its text part."""
     config_class = CONFIG_MAPPING[model_type]
-    overrides = dict(OVERRIDES.get(model_type, {}))
-    names = {f.name for f in dataclasses.fields(config_class)}
-    if "is_decoder" in names:
+    overrides: dict[str, Any] = dict(OVERRIDES.get(model_type, {}))
+    wanted = getattr(model_class(model_type), "config_class", None) or config_class
+    if not issubclass(config_class, wanted):
+        name, config_class = _text_part(config_class, wanted)
+        overrides = dict(overrides.get(name, {}))
+    if "is_decoder" in {f.name for f in dataclasses.fields(config_class)}:
         overrides.setdefault("is_decoder", True)
-    config = shrunk(config_class, overrides)
-    wanted = getattr(model_class(model_type), "config_class", None)
-    if wanted is not None and not isinstance(config, wanted):
-        config = next((c for c in _sub_configs(config) if isinstance(c, wanted)), config)
-    return config
+    return shrunk(config_class, overrides)
+
+
+def _text_part(config_class: Any, wanted: type) -> tuple[str, Any]:
+    """Name and class of the sub-configuration that the causal-LM class takes."""
+    parts = {name: part for name, part in config_class.sub_configs.items() if issubclass(part, wanted)}
+    return next(iter(parts.items()), ("", wanted))
 
 
 def model_class(model_type: str) -> type[nn.Module]:
@@ -50,6 +55,8 @@ def tiny_model(model_type: str, seed: int = 0) -> nn.Module:
 
     Raises CannotBuild with the reason.
     """
+    if model_type in CANNOT:
+        raise CannotBuild(CANNOT[model_type])
     return build(lambda: model_class(model_type)(tiny_config(model_type)), seed)
 
 
@@ -77,10 +84,6 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             parameter.add_(0.1 * noise)
         elif not torch.isfinite(parameter).all() or (parameter.ndim >= 2 and parameter.std() < 0.06):
             parameter.copy_(0.08 * noise)
-
-
-def _sub_configs(config: Any) -> list[Any]:
-    return [getattr(config, name) for name in getattr(type(config), "sub_configs", {}) if getattr(config, name, None)]
 
 
 def tiny_inputs(
