@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from conceptlab.errors import ModelError
-from conceptlab.model.parts import Tap, find_block_taps
+from conceptlab.model.parts import find_block_taps
+from conceptlab.model.tap import Tap
 from conceptlab.model.trace import Event, Trace, first_tensor, trace_forward
 
 
@@ -70,12 +71,21 @@ def _flows(events: list[Event]) -> bool:
     shape = None
     for before, event in zip([None, *events], events, strict=False):
         value = event.value
-        if value is None or stream_key(event) is None or value.dim() < 3 or (before and before.order > event.started):
+        if value is None or stream_key(event) is None or value.dim() != 3 or (before and before.order > event.started):
             return False
         if shape is not None and value.shape != shape:
             return False
         shape = value.shape
     return True
+
+
+def _laid_out_as_rows(events: list[Event], inputs: dict[str, Tensor]) -> bool:
+    """The stream has a row per row and, where tokens came in, a column per token of one of the inputs."""
+    value = events[0].value
+    if value is None:
+        return False
+    tokens = {tuple(t.shape) for n, t in inputs.items() if isinstance(t, Tensor) and n.endswith("input_ids")}
+    return value.shape[0] == 2 and (tuple(value.shape[:2]) in tokens or "pixel_values" in inputs)
 
 
 def stream_key(event: Event) -> int | str | None:
@@ -100,11 +110,11 @@ def find_stacks(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Stack
     Raises ModelError when the model runs no list of blocks one after the other.
     """
     trace = trace_forward(module, inputs)
-    chains = _outermost(_chains(trace, module))
+    chains = [c for c in _outermost(_chains(trace, module)) if _laid_out_as_rows(c[1], inputs)]
     if not chains:
         raise ModelError(
-            f"{type(module).__name__} runs no list of blocks one after the other (shared or hand-wired layers); "
-            "its stream cannot be read"
+            f"{type(module).__name__} runs no list of blocks one after the other on one stream [row, token, d_model] "
+            "(shared or hand-wired layers, several parallel streams, or extra columns); its stream cannot be read"
         )
     return {name: _stack(name, events, trace, module) for name, events in chains}
 
@@ -214,6 +224,7 @@ def _logit_form(raw: Tensor | None, logits: Tensor | None, config: Any) -> tuple
     if raw is None or logits is None:
         return None, None
     raw64, out = raw.double(), logits.double()
+    limit = 1e-5 if raw.dtype in (torch.float32, torch.float64) else 2e-2
     caps = [None, *(c for c in (getattr(config, n, None) for n in ("final_logit_softcapping", "logits_soft_cap")) if c)]
     text = getattr(config, "text_config", None)
     caps += [c for c in (getattr(text, "final_logit_softcapping", None),) if c]
@@ -222,6 +233,6 @@ def _logit_form(raw: Tensor | None, logits: Tensor | None, config: Any) -> tuple
         scale = float((flat * raw64).sum() / (raw64 * raw64).sum().clamp_min(1e-30))
         scale = 1.0 if abs(scale - 1) < 1e-4 else scale
         again = raw64 * scale if cap is None else cap * torch.tanh(raw64 * scale / cap)
-        if float((again - out).norm()) <= 1e-3 * float(out.norm() + 1e-30):
+        if float((again - out).norm()) <= limit * float(out.norm() + 1e-30):
             return scale, cap
     return None, None

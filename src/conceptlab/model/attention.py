@@ -19,7 +19,7 @@ Handler = Callable[[nn.Module, "AttentionCall", Callable[..., Any]], tuple[Tenso
 _HANDLER: ContextVar[Handler | None] = ContextVar("conceptlab_attention", default=None)
 
 
-@dataclass
+@dataclass(eq=False)
 class AttentionCall:
     """One call: `q` [batch, head, query_pos, d_head] (after rotary), `k`, `v` [batch, kv_head, key_pos, d_head]."""
 
@@ -66,13 +66,14 @@ def _entry(registry: Any, name: str) -> Iterator[None]:
     """Put the wrapper in place of one implementation of one registry; the old entry returns whatever happens."""
     had_local, original = name in registry._local_mapping, registry.get(name)
 
-    def wrapper(
-        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def wrapper(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Any:
         delegate = original if original is not None else eager_function(module)
         handler = _HANDLER.get()
-        if delegate is None or handler is None or args:
-            return delegate(module, q, k, v, mask, *args, **kwargs)  # type: ignore[misc]
+        if delegate is None:
+            raise LookupError(f"{type(module).__name__} asks for {name} attention, and its file has none")
+        if handler is None or len(args) > 1:
+            return delegate(module, q, k, v, *args, **kwargs)
+        mask = args[0] if args else kwargs.pop("attention_mask", None)
         return handler(module, AttentionCall(module, q, k, v, mask, kwargs), delegate)
 
     if getattr(original, "conceptlab", False):  # an outer context of ours already stands here

@@ -95,6 +95,8 @@ class Collector:
         if site not in self.values:
             shape = (total, *cells.shape[1:]) if axis is None else (total, n_layers, *cells.shape[1:])
             self.values[site] = cells.new_zeros(shape)
+        if axis is not None and self.values[site].shape[2:] != cells.shape[1:]:
+            raise SiteError(f"layers of {site} differ in shape here; capture them one layer at a time (layers=[...])")
         if keep_graph:
             index = (target,) if axis is None else (target, torch.full_like(target, axis))
             self.values[site] = self.values[site].index_put(index, cells)

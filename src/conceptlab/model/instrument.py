@@ -5,13 +5,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from conceptlab.model.anatomy import Stack
 from conceptlab.model.attention import AttentionCall, form_pattern, handle_attention, mix_values
 from conceptlab.model.layout import Layout
-from conceptlab.model.parts import Tap
+from conceptlab.model.tap import Tap
 
 # Given the canonical tensor [row, col, (unit,) width], return its replacement, or None to leave it.
 Visit = Callable[[Tensor], Tensor | None]

@@ -185,13 +185,7 @@ def folder_revision(folder: Path) -> str:
 
 def wrap(module: nn.Module, *, name: str, revision: str, tokenizer: Any = None, stack: str | None = None) -> Model:
     """A Model around a loaded module. Raises ModelError where its anatomy cannot be found or `stack` does not exist."""
-    inputs = probe_inputs(module, tokenizer)
-    try:
-        stacks = find_stacks(module, inputs)
-    except ModelError:
-        raise
-    except _ODD_ERRORS as error:
-        raise ModelError(f"{name}: a short trial forward failed: {_line(error)}") from error
+    stacks = _find_stacks(module, name)
     chosen = _choose(stacks, stack, name)
     runner = _runner(module, chosen, stacks)
     return Model(
@@ -203,6 +197,19 @@ def wrap(module: nn.Module, *, name: str, revision: str, tokenizer: Any = None, 
         runner=runner,
         max_length=context_length(module, tokenizer),
     )
+
+
+def _find_stacks(module: nn.Module, name: str) -> dict[str, Stack]:
+    """Try tokens alone, then tokens with images for the models that need both."""
+    failed: Exception | None = None
+    for pixels in (False, True):
+        try:
+            return find_stacks(module, probe_inputs(module, pixels=pixels))
+        except ModelError:
+            raise
+        except _ODD_ERRORS as error:
+            failed = failed or error
+    raise ModelError(f"{name}: a short trial forward failed: {_line(failed or RuntimeError())}") from failed
 
 
 def _choose(stacks: dict[str, Stack], wanted: str | None, name: str) -> Stack:
@@ -248,14 +255,14 @@ def context_length(module: nn.Module, tokenizer: Any) -> int:
     return limit if isinstance(limit, int) and limit < 10**7 else 1_000_000
 
 
-def probe_inputs(module: nn.Module, tokenizer: Any = None) -> dict[str, Tensor]:
-    """Two rows of seeded tokens (or pixels) for the trial forward, on the model's device."""
+def probe_inputs(module: nn.Module, *, pixels: bool = False) -> dict[str, Tensor]:
+    """Two rows of seeded tokens (with `pixels` also images) for the trial forward, on the model's device."""
     config = getattr(module, "config", None)
     device = next(module.parameters()).device
     generator = torch.Generator().manual_seed(0)
     main = getattr(module, "main_input_name", "input_ids")
     inputs: dict[str, Tensor] = {}
-    if main == "pixel_values" or _config(config, "vision_config"):
+    if main == "pixel_values" or (pixels and _config(config, "vision_config")):
         vision = _config(config, "vision_config") or config
         size = _config(vision, "image_size") or 32
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
@@ -265,7 +272,8 @@ def probe_inputs(module: nn.Module, tokenizer: Any = None) -> dict[str, Tensor]:
     if main == "input_ids":
         text = _config(config, "text_config") or config
         size = _config(text, "vocab_size") or _config(config, "vocab_size") or 100
-        special = {getattr(text, n, None) for n in ("pad_token_id", "eos_token_id", "bos_token_id")}
+        named = [getattr(text, n, None) for n in ("pad_token_id", "eos_token_id", "bos_token_id")]
+        special = [s for n in named for s in (n if isinstance(n, list) else [n])]
         ids = torch.randint(min(5, size - 1), size, (2, 7), generator=generator)
         ids[torch.isin(ids, torch.tensor([s for s in special if isinstance(s, int)] or [-1]))] = size // 2
         inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

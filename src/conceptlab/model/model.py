@@ -17,8 +17,8 @@ from conceptlab.model.edits import edit_visit
 from conceptlab.model.instrument import Instrument, StopForward
 from conceptlab.model.layout import Positions
 from conceptlab.model.lens import lens_logits
-from conceptlab.model.parts import Tap
-from conceptlab.results import SITES, Edit, Site
+from conceptlab.model.tap import Tap
+from conceptlab.results import SITES, Edit
 
 Texts = str | Sequence[str] | Batch
 ENDS = ("embed", "final_norm", "logits")

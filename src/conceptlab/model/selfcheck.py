@@ -6,6 +6,7 @@ captured logits equal a plain forward; writing back what was read changes nothin
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -158,14 +159,10 @@ def _pattern(model: Model, batch: Batch) -> float:
             site_table(model)["pattern"] if isinstance(site_table(model)["pattern"], str) else "no z beside a pattern"
         )
     worst = 0.0
-    for row in range(len(batch)):
-        one = batch.select([row])
-        acts = model.capture(one, ["pattern", "v", "z"], layers=layers, positions="all")
-        for axis in range(len(layers)):
-            mixed = mix_values(
-                acts["pattern"][:, axis].transpose(0, 1)[None], acts["v"][:, axis].transpose(0, 1)[None]
-            )[0]
-            worst = max(worst, relative(mixed, acts["z"][:, axis]))
+    for row, layer in product(range(len(batch)), layers):
+        acts = model.capture(batch.select([row]), ["pattern", "v", "z"], layers=[layer], positions="all")
+        pattern, v = acts["pattern"][:, 0].transpose(0, 1)[None], acts["v"][:, 0].transpose(0, 1)[None]
+        worst = max(worst, relative(mix_values(pattern, v)[0], acts["z"][:, 0]))
     return worst
 
 

@@ -84,3 +84,10 @@ def _search(size: int, scaled: bool, gram: Tensor, dots: Tensor, energy: float, 
         if residual <= limit:
             rounded = [1.0 if abs(w - 1) < 1e-6 else float(w) for w in weights]
             yield combo, rounded
+
+
+def region(roles: dict[str, Part], site: str, inner: list[Event]) -> list[Event]:
+    """Events that end between the part before `site` and `site` itself."""
+    part = roles[site]
+    earlier = [p.event.order for s, p in roles.items() if s != site and p.event.order < part.event.order]
+    return [e for e in inner if max(earlier, default=0) < e.order <= part.event.order]
