@@ -24,6 +24,8 @@ GEMMA3N = {
     "num_kv_shared_layers": 2,
 }
 GEMMA4 = {"global_head_dim": 32, "per_layer_config": None}
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+DENSE_FIRST = {"mlp_only_layers": [0]}
 DOTS3 = {
     "swa_num_attention_heads": 4,
     "swa_num_key_value_heads": 4,
@@ -65,19 +67,31 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_unified": {"text_config": Nested(GEMMA4)},
     "gemma4_unified_text": GEMMA4,
     "glm_moe_dsa": MLA,
+    "falcon_h1": {"mlp_multipliers": [0.8, 1.2]},
+    "flint": DENSE_FIRST,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hunyuan_v1_dense": HEAD,
     "hunyuan_v1_moe": HEAD,
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 1},
+    "laguna": SLIDING,
+    "lfm2": {"num_hidden_layers": 2, "full_attn_idxs": None, "layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "longcat_flash": MLA,
     "mamba2": {"head_dim": 16, "num_heads": 8},
+    "mellum": {**SLIDING, "mlp_layer_types": ["dense", "sparse"]},
+    "minimax_m3_vl_text": {
+        "layer_types": ["full_attention", "minimax_m3_sparse"],
+        "mlp_layer_types": ["dense", "sparse"],
+    },
     "ministral": HEAD,
     "musicgen": {"decoder": Nested(num_codebooks=1)},
     "musicgen_melody": {"decoder": Nested(num_codebooks=1)},
     "nemotron": {**HEAD, "num_key_value_heads": 2},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
+    "qwen2": {**SLIDING, "use_sliding_window": True},
+    "qwen2_moe": DENSE_FIRST,
+    "qwen3_moe": DENSE_FIRST,
     "qwen4_exp": {"text_config": Nested(INDEXER)},
     "qwen4_exp_text": INDEXER,
     "recurrent_gemma": {"num_hidden_layers": 3},

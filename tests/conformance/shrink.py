@@ -52,6 +52,12 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("sliding_window", "sliding_window_size", "window_size", "attention_window_size"), 4),
     **dict.fromkeys(("attention_chunk_size", "chunk_size", "mamba_chunk_size", "index_block_size"), 4),
     **dict.fromkeys(("local_attention", "keep_window_size", "local_attention_window_len"), 8),
+    # Multipliers that most defaults leave at 1, where forgetting one would not show.
+    **dict.fromkeys(("residual_multiplier", "attention_out_multiplier", "ssm_out_multiplier"), 0.4),
+    **dict.fromkeys(("embedding_multiplier", "logits_scaling", "lm_head_multiplier", "ssm_in_multiplier"), 1.5),
+    **dict.fromkeys(("attention_multiplier", "attention_in_multiplier", "key_multiplier"), 0.7),
+    **dict.fromkeys(("full_attn_alpha_factor", "linear_attn_alpha_factor", "mlp_alpha_factor"), 1.5),
+    **dict.fromkeys(("full_attn_beta_factor", "linear_attn_beta_factor", "mlp_beta_factor"), 0.7),
     "vocab_size": VOCAB,
     "decoder_vocab_size": VOCAB,
     "vocab_size_per_layer_input": VOCAB,

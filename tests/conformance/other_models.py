@@ -1,0 +1,92 @@
+"""Tiny random models of other kinds: encoders, encoder-decoders, vision, and state-space bodies without a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from .overrides import OVERRIDES
+from .shrink import Nested, shrunk
+from .tiny_models import build, tiny_inputs
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model class by name, what it reads ("tokens", "pairs" for encoder-decoders, "pixels"), and special fields."""
+
+    class_name: str
+    reads: str = "tokens"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+VISION_FIELDS = {"image_size": 32, "patch_size": 8}
+TWO_TOWERS = {"projection_dim": 32, "vision_config": Nested(VISION_FIELDS)}
+T5_FIELDS = {"num_heads": 4, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_decoder_layers": 2}
+STAGES = {"depths": [1, 1], "embed_dim": 16, "num_heads": [2, 4], "window_size": 2, "image_size": 32, "patch_size": 4}
+
+OTHERS: dict[str, Kind] = {
+    "bert": Kind("BertModel"),
+    "bert-mlm": Kind("BertForMaskedLM"),
+    "roberta": Kind("RobertaModel"),
+    "xlm-roberta": Kind("XLMRobertaForMaskedLM"),
+    "distilbert": Kind("DistilBertModel", fields={"dim": 64, "hidden_dim": 96}),
+    "deberta-v2": Kind("DebertaV2Model"),
+    "electra": Kind("ElectraModel"),
+    "albert": Kind("AlbertModel"),
+    "mpnet": Kind("MPNetModel"),
+    "modernbert": Kind("ModernBertModel", fields={"num_hidden_layers": 4}),
+    "nomic_bert": Kind("NomicBertModel"),
+    "eurobert": Kind("EuroBertModel"),
+    "t5": Kind("T5ForConditionalGeneration", "pairs", T5_FIELDS),
+    "mt5": Kind("MT5ForConditionalGeneration", "pairs", T5_FIELDS),
+    "t5gemma": Kind("T5GemmaForConditionalGeneration", "pairs"),
+    "bart": Kind("BartForConditionalGeneration", "pairs"),
+    "pegasus": Kind("PegasusForConditionalGeneration", "pairs"),
+    "m2m_100": Kind("M2M100ForConditionalGeneration", "pairs"),
+    "vit": Kind("ViTModel", "pixels", VISION_FIELDS),
+    "deit": Kind("DeiTModel", "pixels", VISION_FIELDS),
+    "beit": Kind("BeitModel", "pixels", VISION_FIELDS),
+    "dinov2": Kind("Dinov2Model", "pixels", VISION_FIELDS),
+    "dinov3_vit": Kind("DINOv3ViTModel", "pixels", VISION_FIELDS),
+    "clip": Kind("CLIPModel", "both", TWO_TOWERS),
+    "clip-text": Kind("CLIPTextModel"),
+    "clip-vision": Kind("CLIPVisionModel", "pixels", VISION_FIELDS),
+    "siglip": Kind("SiglipModel", "both", {"vision_config": Nested(VISION_FIELDS)}),
+    "siglip-text": Kind("SiglipTextModel"),
+    "siglip-vision": Kind("SiglipVisionModel", "pixels", VISION_FIELDS),
+    "swin": Kind("SwinModel", "pixels", STAGES),
+    "mamba": Kind("MambaModel"),
+    "mamba2": Kind("Mamba2Model", fields=OVERRIDES["mamba2"]),
+    "jamba": Kind("JambaModel", fields=OVERRIDES["jamba"]),
+    "rwkv": Kind("RwkvModel"),
+}
+
+
+def other_types() -> list[str]:
+    """The hand-chosen types beside the causal language models."""
+    return list(OTHERS)
+
+
+def other_model(name: str, seed: int = 0) -> nn.Module:
+    """A seeded random model of one of `other_types`, float32, in eval mode. Raises CannotBuild with the reason."""
+    kind = OTHERS[name]
+    model_class = getattr(transformers, kind.class_name)
+    return build(lambda: model_class(shrunk(model_class.config_class, kind.fields)), seed)
+
+
+def other_inputs(name: str, model: nn.Module, rows: int = 2, lengths: int | list[int] = 7) -> dict[str, torch.Tensor]:
+    """Inputs of the kind that this model reads; encoder-decoders get a decoder prompt of 5 tokens."""
+    reads, inputs = OTHERS[name].reads, {}
+    if reads != "pixels":
+        inputs = tiny_inputs(model, rows, lengths)
+    if reads == "pairs":
+        inputs["decoder_input_ids"] = tiny_inputs(model, rows, 5, seed=1)["input_ids"]
+    if reads in ("pixels", "both"):
+        generator = torch.Generator().manual_seed(2)
+        inputs["pixel_values"] = torch.randn(rows, 3, 32, 32, generator=generator)
+    return inputs
