@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptlab.errors import ModelError
+from conceptlab.model.attention_parts import HEAD_COUNTS
 from conceptlab.model.parts import find_block_taps
 from conceptlab.model.tap import Tap
 from conceptlab.model.trace import Event, Trace, first_tensor, trace_forward
@@ -126,7 +127,7 @@ def _stack(name: str, events: list[Event], trace: Trace, module: nn.Module) -> S
     heads = [c for c in trace.attention if any(_inside(c, e) for e in events)]
     norm, unembed, scale, cap, missing = _ends(events[-1], trace, module)
     config = getattr(module, "config", None)
-    n_heads = heads[0].q.shape[1] if heads else _config_number(config, "num_attention_heads", "n_head", "num_heads")
+    n_heads = heads[0].q.shape[1] if heads else _config_number(config, *HEAD_COUNTS)
     neurons = [b.taps["mlp_post"].width for b in blocks if "mlp_post" in b.taps]
     return Stack(
         name=name,
@@ -219,6 +220,14 @@ def _head(after: list[Event], logits: Tensor | None) -> Event | None:
     return None
 
 
+def _tidy(scale: float, raw: Tensor, logits: Tensor) -> float:
+    """Configs hold round factors or divisors; take the round one that reproduces the logits to the last bit."""
+    for exact in (1.0, round(scale, 6), 1.0 / round(1.0 / scale, 6) if scale > 1e-6 else scale):
+        if torch.equal(raw * exact, logits) or torch.equal(raw / (1.0 / exact), logits):
+            return exact
+    return scale
+
+
 def _logit_form(raw: Tensor | None, logits: Tensor | None, config: Any) -> tuple[float | None, float | None]:
     """Find `scale` and `softcap` with logits = cap * tanh(scale * raw / cap); (None, None) when neither form fits."""
     if raw is None or logits is None:
@@ -231,7 +240,7 @@ def _logit_form(raw: Tensor | None, logits: Tensor | None, config: Any) -> tuple
     for cap in caps:
         flat = out if cap is None else torch.atanh((out / cap).clamp(-0.999999, 0.999999)) * cap
         scale = float((flat * raw64).sum() / (raw64 * raw64).sum().clamp_min(1e-30))
-        scale = 1.0 if abs(scale - 1) < 1e-4 else scale
+        scale = _tidy(scale, raw, logits) if cap is None else (1.0 if abs(scale - 1) < 1e-4 else scale)
         again = raw64 * scale if cap is None else cap * torch.tanh(raw64 * scale / cap)
         if float((again - out).norm()) <= limit * float(out.norm() + 1e-30):
             return scale, cap

@@ -27,6 +27,10 @@ def generate_texts(
         raise ModelError(
             f"{longest} prompt tokens and {max_new_tokens} new ones exceed the context of {model.name} ({model.max_length})"
         )
+    if len(set(batch.lengths)) > 1 and not model.left_padding_exact:
+        rows = (batch.select([r]) for r in range(len(batch)))
+        settings = {"max_new_tokens": max_new_tokens, "use_cache": use_cache, **options}
+        return [generate_texts(model, row, **settings)[0] for row in rows]
     inputs = batch.padded(range(len(batch)), side="left", pad=model.pad_id, device=model.device)
     settings = {"do_sample": False, "pad_token_id": model.pad_id, **options}
     model.instrument.prompt = torch.tensor(batch.lengths)

@@ -16,6 +16,8 @@ def lens_logits(stack: Stack, name: str, stream: Tensor) -> Tensor:
         raise SiteError(f"{name} has no lens: no unembedding was found")
     normed = stack.final_norm.module(stream) if stack.final_norm is not None else stream
     logits = stack.unembed(normed)
-    if stack.logit_scale != 1.0:
+    if stack.logit_scale < 1.0:  # models that shrink their logits divide, and a division rounds differently
+        logits = logits / (1.0 / stack.logit_scale)
+    elif stack.logit_scale > 1.0:
         logits = logits * stack.logit_scale
     return logits if stack.softcap is None else stack.softcap * torch.tanh(logits / stack.softcap)

@@ -98,7 +98,7 @@ def _from_pretrained(  # noqa: PLR0913 - private half of load_model
             config, _ = PretrainedConfig.get_config_dict(source, revision=revision)
         except _ODD_ERRORS as error:
             raise ModelError(
-                f"{source!r} is neither a folder here nor a model that can be fetched: {_line(error)}; check the name or the connection"
+                f"{source!r} is neither a folder here nor a model that can be fetched: {_line(error)}; check the name"
             ) from error
         safe = not allow_pickle
     screen_config(config, source, ignore_remote_code=ignore_remote_code)
@@ -218,8 +218,9 @@ def _choose(stacks: dict[str, Stack], wanted: str | None, name: str) -> Stack:
         if len(fitting) == 1:
             return fitting[0]
         raise ModelError(f"{name} has no single stack {wanted!r}; its stacks are {', '.join(stacks)}")
-    with_logits = [s for s in stacks.values() if s.unembed is not None]
-    return (with_logits or list(stacks.values()))[-1 if with_logits else 0]
+    before_logits = [s for s in stacks.values() if s.unembed is not None]
+    directly = [s for s in before_logits if "lens" not in s.missing]
+    return (directly or before_logits or list(stacks.values())[:1])[-1]
 
 
 def _runner(module: nn.Module, stack: Stack, stacks: dict[str, Stack]) -> nn.Module:
@@ -285,8 +286,7 @@ def probe_inputs(module: nn.Module, *, pixels: bool = False) -> dict[str, Tensor
 
 
 def _config(config: Any, name: str) -> Any:
-    value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
-    return value
+    return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

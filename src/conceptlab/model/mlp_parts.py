@@ -1,7 +1,10 @@
 """Inside a block's MLP: neurons before and after the nonlinearity, gated or not; router and experts of a mixture."""
 
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from conceptlab.model.sums import Part, matches, region, tolerance
@@ -33,7 +36,13 @@ def add_mlp(
     down = _outermost_reader(downs[-1], linears)
     post = down.first_input
     taps["mlp_post"] = Tap(down.module, "input", next(iter(down.args)), post.shape[-1])  # type: ignore[union-attr]
-    _add_pre(taps, missing, [e for e in linears if e is not down and e.order < down.order], post, config)  # type: ignore[arg-type]
+    _add_pre(
+        taps,
+        missing,
+        [e for e in linears if e is not down and e.order < down.order],
+        post,
+        _nonlinearities(config, events),
+    )  # type: ignore[arg-type]
 
 
 def _outermost_reader(down: Event, linears: list[Event]) -> Event:
@@ -42,46 +51,71 @@ def _outermost_reader(down: Event, linears: list[Event]) -> Event:
     return min(wrappers, key=lambda e: e.started, default=down)
 
 
-def _activation(config: Any):
+ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "ffn_act_fn", "mlp_hidden_act", "activation")
+
+
+def _nonlinearities(config: Any, events: list[Event]) -> list[Callable[[Tensor], Tensor | None]]:
+    """Functions that may be this MLP's nonlinearity: the config's, and every parameterless module that ran inside it."""
     from transformers.activations import ACT2FN
 
-    for name in (
-        "hidden_activation",
-        "hidden_act",
-        "activation_function",
-        "hidden_action",
-        "ffn_act_fn",
-        "mlp_hidden_act",
-        "activation",
-    ):
-        value = getattr(config, name, None)
-        if isinstance(value, dict):
-            value = value.get("name")
-        if isinstance(value, str) and value in ACT2FN:
-            return ACT2FN[value]
-    return None
+    found: list[Callable[[Tensor], Tensor | None]] = []
+    for owner in (config, getattr(config, "text_config", None)):
+        for value in (getattr(owner, name, None) for name in ACTIVATIONS):
+            name = value.get("name") if isinstance(value, dict) else value
+            if isinstance(name, str) and name in ACT2FN:
+                found.append(ACT2FN[name])
+    modules = [e for e in events if not list(e.module.parameters()) and e.first_input is not None]
+    return [*found, *(_recorded(e) for e in modules)]
 
 
-def _add_pre(taps: dict[str, Tap], missing: dict[str, str], ups: list[Event], post: Tensor, config: Any) -> None:
+def _recorded(event: Event) -> Callable[[Tensor], Tensor | None]:
+    """What a module gave for exactly this input during the trace, None for another input."""
+
+    def lookup(x: Tensor) -> Tensor | None:
+        given = event.first_input
+        same = given is not None and given.shape == x.shape and bool(torch.equal(given, x))
+        return event.value if same else None
+
+    return lookup
+
+
+def _add_pre(
+    taps: dict[str, Tap],
+    missing: dict[str, str],
+    ups: list[Event],
+    post: Tensor,
+    acts: list[Callable[[Tensor], Tensor | None]],
+) -> None:
     """Find what enters the nonlinearity by trying: act(a) = post, or act(a) * b = post, on whole or halved projections."""
-    act, width, tol = _activation(config), post.shape[-1], tolerance(post.dtype) * 10
-    sources = [(e, None) for e in ups if e.value.shape[-1] == width]  # type: ignore[union-attr]
-    for event in (e for e in ups if e.value.shape[-1] == 2 * width):  # type: ignore[union-attr]
+    width, tol = post.shape[-1], tolerance(post.dtype) * 10
+    sources: list[tuple[Event, tuple[int, int, int] | None]] = [(e, None) for e in ups if _width(e) == width]
+    for event in (e for e in ups if _width(e) == 2 * width):
         sources += [(event, s) for s in ((0, width, 1), (width, 2 * width, 1), (0, 2 * width, 2), (1, 2 * width, 2))]
     values = [_cut(e.value, s) for e, s in sources]  # type: ignore[arg-type]
-    if act is not None:
-        for (gate, cut), a in zip(sources, values, strict=True):
-            active = act(a)
-            if matches(active, post, tol):
-                taps["mlp_pre"] = Tap(gate.module, "output", first_tensor(gate.output)[1], width, split=cut)
-                missing["mlp_pre_linear"] = "this MLP is not gated"
-                return
-            for (up, other), b in zip(sources, values, strict=True):
-                if matches(active * b, post, tol):
-                    taps["mlp_pre"] = Tap(gate.module, "output", first_tensor(gate.output)[1], width, split=cut)
-                    taps["mlp_pre_linear"] = Tap(up.module, "output", first_tensor(up.output)[1], width, split=other)
-                    return
+    for (gate, a), act in product(enumerate(values), acts):
+        active = act(a)
+        if active is None or active.shape[-1] != width:
+            continue
+        if matches(active, post, tol):
+            taps["mlp_pre"] = _output_tap(*sources[gate], width)
+            missing["mlp_pre_linear"] = "this MLP is not gated"
+            return
+        up = next((i for i, b in enumerate(values) if i != gate and matches(active * b, post, tol)), None)
+        if up is not None:
+            taps["mlp_pre"], taps["mlp_pre_linear"] = (
+                _output_tap(*sources[gate], width),
+                _output_tap(*sources[up], width),
+            )
+            return
     missing.update({s: "what enters the nonlinearity could not be told apart" for s in ("mlp_pre", "mlp_pre_linear")})
+
+
+def _width(event: Event) -> int:
+    return 0 if event.value is None else event.value.shape[-1]
+
+
+def _output_tap(event: Event, split: tuple[int, int, int] | None, width: int) -> Tap:
+    return Tap(event.module, "output", first_tensor(event.output)[1], width, split=split)
 
 
 def _cut(value: Tensor, split: tuple[int, int, int] | None) -> Tensor:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,23 @@ class Model:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
         return inputs
 
+    @cached_property
+    def left_padding_exact(self) -> bool:
+        """Whether padding on the left leaves real tokens as they are, tried on this model: not so where positions cannot be
+        given (OPT-like decoders of BART) or a state is carried (state-space layers). Generation then runs rows one by one."""
+        ids = [6, 9, 7, 11, 8]
+        batch = Batch((tuple(ids), tuple(ids[:2])))
+        last, ends = self.n_layers - 1, []
+        with torch.no_grad():
+            for rows, side in (([0, 1], "left"), ([1], "right")):
+                held: list[Tensor] = []
+                tap = self.tap("resid_post", last)
+                with self.instrument.visiting([(tap, last, False, lambda v, held=held: held.append(v))]):
+                    self._forward(self.padded(batch, rows, side), stop_after=last)
+                ends.append(held[0][-1, -1])
+        limit = 1e-4 if ends[0].dtype in (torch.float32, torch.float64) else 5e-2
+        return bool((ends[0] - ends[1]).norm() <= limit * ends[1].norm())
+
     # -- read -----------------------------------------------------------------------------------------------------
     def capture(
         self,
@@ -191,6 +209,10 @@ class Model:
                 self.tap(name, layer)
         if isinstance(texts, Mapping):
             return self._capture_inputs(texts, wanted, positions, keep_graph)
+        if padding_side == "left" and not self.left_padding_exact:
+            raise SiteError(
+                f"{self.name} counts or carries padding on the left, which would change its real tokens; pad right"
+            )
         batch = self.encode(texts)
         counts, row, position = _token_table(batch.lengths, positions)
         collector = Collector(counts, self.instrument, positions, max(batch.lengths, default=0))

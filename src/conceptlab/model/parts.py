@@ -44,7 +44,7 @@ def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: lis
             taps[site] = _part_tap(part, stream.shape[-1])
         if not post_norm:
             parallel = _add_mid(taps, missing, roles, stream, inner)
-    add_attention(taps, missing, roles, inner, calls, config, stream.shape[-1])
+    add_attention(taps, missing, roles, inner, calls, config)
     add_mlp(taps, missing, roles, inner, config, stream.shape[-1])
     _explain(taps, missing)
     return taps, missing, post_norm, parallel
