@@ -1,0 +1,116 @@
+"""The commands and their options, as cyclopts reads them; nothing heavy is imported before a command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from conceptlab.cli.options import (
+    MODEL_DEFAULTS,
+    OUTPUT_DEFAULTS,
+    RUN_DEFAULTS,
+    Flag,
+    ModelOptions,
+    OutputOptions,
+    RunOptions,
+)
+
+HELP = """Where a neural network keeps a concept, whether it uses it, and how sure we are.
+
+Exit codes: 0 done, 1 the run failed (resumable), 2 the input or the command is wrong, 130 interrupted."""
+
+FILE_HELP = (
+    "Labelled file (CSV, Parquet, JSONL). Columns: text, label; optional concept (several in one file; default one, named "
+    "after the file), group (rows that must share a fold; default each row alone, repeated texts together), start and end "
+    "(characters to read; default the last real token), words (label words of the row's class, comma separated or a list; "
+    "default none: effects are read on the whole next-token distribution). Numbers with more than 10 distinct values, or "
+    "with a fraction, are a graded label; other numbers, booleans and names are classes. Default: the embedded concepts."
+)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("conceptlab")
+
+
+app = App(name="conceptlab", help=HELP, version=_version, help_format="plaintext", suppress_keyboard_interrupt=False)
+models = App(name="models", help="Look at models.", help_format="plaintext")
+atlas = App(name="atlas", help="Look at saved atlases.", help_format="plaintext")
+app.command(models)
+app.command(atlas)
+
+
+@app.command(name="map")
+def map_(
+    model: str | None = None,
+    *,
+    concepts: Annotated[Path | None, Parameter(help=FILE_HELP)] = None,
+    out: Path | None = None,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    run: RunOptions = RUN_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Map the concepts of a labelled file in a model: an atlas, its report, and a table.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id or a local folder. Default: the embedded model.
+    out
+        Folder of the atlas; a run that was stopped goes on there. Default: ./conceptlab-atlas/<model>-<data>.
+    """
+    from conceptlab.cli.mapping import run_map
+
+    return run_map(model, concepts, out, loading, run, output)
+
+
+@models.command
+def check(
+    model: str,
+    *,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Print which sites a model has, why one is missing, and the identities that were tested, with their errors.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id or a local folder.
+    """
+    from conceptlab.cli.checking import run_check
+
+    return run_check(model, loading, output)
+
+
+@atlas.command
+def show(folder: Path, *, json: Flag = False) -> int:
+    """Print the table of a saved atlas.
+
+    Parameters
+    ----------
+    folder
+        What `conceptlab map` wrote.
+    json
+        Print one JSON object, the same as `conceptlab map --json`.
+    """
+    from conceptlab.cli.atlases import run_show
+
+    return run_show(folder, as_json=json)
+
+
+@atlas.command
+def export(folder: Path, *, to: Path) -> int:
+    """Write every chart of a saved atlas as PNG, SVG and CSV.
+
+    Parameters
+    ----------
+    folder
+        What `conceptlab map` wrote.
+    to
+        Folder for the files.
+    """
+    from conceptlab.cli.atlases import run_export
+
+    return run_export(folder, to)
