@@ -22,11 +22,13 @@ def run_show(folder: Path, *, as_json: bool) -> int:
 
 def run_export(folder: Path, to: Path) -> int:
     """Write the charts of a saved atlas and print where they are."""
-    from conceptlab.atlas import Atlas
-    from conceptlab.atlas.export import export_charts
-
     if to.exists() and not to.is_dir():
         raise InputError(f"--to {to} is a file; give a folder")
-    written = export_charts(Atlas.load(folder), to)
+    from conceptlab.atlas import Atlas
+
+    loaded = Atlas.load(folder)
+    from conceptlab.atlas.export import export_charts
+
+    written = export_charts(loaded, to)
     print(f"{len(written)} files in {to}")
     return 0

@@ -23,13 +23,22 @@ def explain(error: BaseException, arguments: Sequence[str]) -> int:
         _write("interrupted; finished parts are kept")
         return _resume(arguments, INTERRUPTED)
     found = error if isinstance(error, ConceptlabError) else _translated(error)
-    _write(f"error: {found}")
+    _write(f"error: {shortened(one_line(found))}")
     return found.exit_code if found.exit_code == WRONG_INPUT else _resume(arguments, found.exit_code)
 
 
 def one_line(text: object) -> str:
     """Text without line breaks and control characters, so that nothing in a file name or label can fake output."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))
+    return _printable(" ".join(str(text).split()))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str, limit: int = 600) -> str:
+    """A long line without its middle: the start says what was given, the end says what to do."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 def _translated(error: BaseException) -> ConceptlabError:
@@ -70,7 +79,7 @@ def _resume(arguments: Sequence[str], code: int) -> int:
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(f"{one_line(line)}\n")
+    sys.stderr.write(f"{_printable(line)}\n")
     sys.stderr.flush()
 
 
