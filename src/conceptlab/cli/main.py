@@ -15,10 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()
-    except (
-        Exception,
-        KeyboardInterrupt,
-    ) as error:  # the top: whatever happened, the user gets one line and no traceback
+    except (Exception, KeyboardInterrupt) as error:  # the top: whatever happened, one line and no traceback
         return explain(error, arguments)
     return code
 

