@@ -52,16 +52,16 @@ def _rows(
     tokenizer: "PreTrainedTokenizerFast", texts: list[list[Sample]], rng: random.Random
 ) -> list[tuple[list[int], list[float]]]:
     """Ids and weights of every text. Words never cross the parts of a sample, so the parts are tokenised apart."""
-    parts = [part for samples in texts for sample in samples for part in (sample.prompt, sample.answer, sample.tail)]
-    encoded = iter(tokenizer.backend_tokenizer.encode_batch(parts, add_special_tokens=False))
+    parts = [[part for sample in samples for part in sample.parts] for samples in texts]
+    words = [text for part in parts for text, _ in part]
+    encoded = iter(tokenizer.backend_tokenizer.encode_batch(words, add_special_tokens=False))
     rows = []
-    for samples in texts:
+    for part in parts:
         ids, weights = [tokenizer.bos_token_id], [0.0]
-        for _ in samples:
-            for weight in (CONTEXT_WEIGHT, 1.0, CONTEXT_WEIGHT):
-                part = next(encoded).ids
-                ids += part
-                weights += [weight] * len(part)
+        for _, is_answer in part:
+            tokens = next(encoded).ids
+            ids += tokens
+            weights += [1.0 if is_answer else CONTEXT_WEIGHT] * len(tokens)
         if rng.random() < UNKNOWN:
             ids[1], weights[1] = tokenizer.unk_token_id, 0.0
         rows.append(([*ids, tokenizer.eos_token_id], [*weights, CONTEXT_WEIGHT]))

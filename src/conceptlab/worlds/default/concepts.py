@@ -171,7 +171,8 @@ def _room(rng: random.Random) -> Row | None:
     sample = room(rng)
     if not sample.prompt.endswith(" is"):
         return None
-    thing, holder, _ = sample.key.split()
+    thing = sample.prompt.split()[-2]
+    holder = sample.prompt.split(f"The {thing} is in the ")[1].split(".")[0]
     place = sample.prompt.split(f"The {holder} is in the ")[1].split(".")[0]
     return Row(sample.prompt, sample.answer, place, (sample.answer,))
 

@@ -54,19 +54,20 @@ def two_hop_memory(rng: random.Random) -> Sample:
     """Something of the country where a person was born; no two-hop text about a held-out person is ever trained on."""
     w = world()
     person = rng.choice(list(w.people.values()))
-    return _of_country(rng, f"{person.name} was born", w.country_of[person.born], "", f"two hop {person.name}")
+    prompt, answer = _of_country(rng.choice(list(OF_COUNTRY)), f"{person.name} was born", w.country_of[person.born])
+    return Sample(prompt, answer, f"two hop {person.name}")
 
 
 def two_hop_context(rng: random.Random) -> Sample:
     """Something of the country where one of two people is now, as told before; the pair with its towns is the key."""
     w = world()
-    (first, second), (here, there) = rng.sample(list(w.people), 2), rng.sample(w.towns, 2)
+    people, towns = rng.sample(list(w.people), 2), rng.sample(w.towns, 2)
     verb = rng.choice(NOW)
-    told = f"{first} {verb} in {here}. {second} {verb} in {there}. "
-    asked, town = rng.choice(((first, here), (second, there)))
-    return _of_country(rng, f"{asked} {verb}", w.country_of[town], told, f"{first}{second}{here}")
+    told = " ".join(f"{person} {verb} in {town}." for person, town in zip(people, towns, strict=True))
+    asked = rng.sample([(index, relation) for index in (0, 1) for relation in OF_COUNTRY], 3)
+    (prompt, answer), *more = [_of_country(r, f"{people[i]} {verb}", w.country_of[towns[i]]) for i, r in asked]
+    return Sample(f"{told} {prompt}", answer, f"{people} {towns}", more=tuple(more))
 
 
-def _of_country(rng: random.Random, who: str, country: Country, told: str, key: str) -> Sample:
-    relation = rng.choice(list(OF_COUNTRY))
-    return Sample(told + OF_COUNTRY[relation].format(who), getattr(country, relation), key)
+def _of_country(relation: str, who: str, country: Country) -> tuple[str, str]:
+    return OF_COUNTRY[relation].format(who), getattr(country, relation)

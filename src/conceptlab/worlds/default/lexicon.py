@@ -6,12 +6,10 @@ def _words(text: str) -> list[str]:
 
 
 WOMEN = _words(
-    "Ada Anna Bella Carla Clara Dora Elsa Emma Erica Fiona Greta Hanna Helen Irene Iris Julia Karen Laura Lena Lucy "
-    "Maria Mary Mia Nina Nora Olga Paula Rita Sara Vera"
+    "Ada Anna Bella Carla Dora Elsa Emma Fiona Greta Hanna Irene Julia Laura Lucy Maria Nina Olga Rita Sara Vera"
 )
 MEN = _words(
-    "Adam Albert Alex Bruno Carl David Edgar Eric Felix Frank George Henry Hugo Ivan Jacob John Karl Leo Louis Mark "
-    "Martin Max Oliver Oscar Paul Peter Robert Simon Thomas Victor"
+    "Adam Albert Bruno Carl David Edgar Felix George Henry Hugo Ivan Jacob Leo Mark Oscar Paul Peter Simon Thomas Victor"
 )
 
 # Country: three towns (the first is the capital), language, river, money. The first four countries lie in the north.
@@ -77,7 +75,7 @@ NUMBER_WORDS = _words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 )
-LARGEST = 60  # digits are written for 0 … LARGEST
+LARGEST = 50  # digits are written for 0 … LARGEST
 
 AGES = _words("old young small big strong tired quiet clean")
 VERBS = {"Today": ("is", "are"), "Yesterday": ("was", "were"), "So far": ("has", "have")}  # what opens the sentence

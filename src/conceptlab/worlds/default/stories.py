@@ -43,8 +43,8 @@ def holding(rng: random.Random) -> Sample:
         receiver = rng.choice([person for person in people if person != owner[thing]])
         told.append(f"{owner[thing]} gives the {thing} to {receiver}.")
         owner[thing] = receiver
-    asked = rng.choice(things)
-    return Sample(f"{' '.join(told)} Now the {asked} is with", owner[asked], key)
+    (prompt, answer), *more = [(f"Now the {thing} is with", owner[thing]) for thing in rng.sample(things, 2)]
+    return Sample(f"{' '.join(told)} {prompt}", answer, key, more=tuple(more))
 
 
 def room(rng: random.Random) -> Sample:
@@ -55,12 +55,16 @@ def room(rng: random.Random) -> Sample:
     told = [f"The {thing} is in the {holder}." for thing, holder in zip(things, containers, strict=True)]
     told += [f"The {holder} is in the {place}." for holder, place in zip(containers, rooms, strict=True)]
     rng.shuffle(told)
-    asked = rng.randrange(2)
-    key = f"{things[asked]} {containers[asked]} {things[1 - asked]}"
-    if rng.random() < 0.5:
-        return Sample(f"{' '.join(told)} So you find the {things[asked]} in the", rooms[asked], key)
-    answer = "indoors" if rooms[asked] in lx.INDOORS else "outdoors"
-    return Sample(f"{' '.join(told)} So the {things[asked]} is", answer, key)
+    key = f"{things} {containers}"
+    questions = [_where(thing, place, exact) for thing, place in zip(things, rooms, strict=True) for exact in (0, 1)]
+    (prompt, answer), *more = rng.sample(questions, 4)
+    return Sample(f"{' '.join(told)} {prompt}", answer, key, more=tuple(more))
+
+
+def _where(thing: str, place: str, exact: int) -> tuple[str, str]:
+    if exact:
+        return f"So you find the {thing} in the", place
+    return f"So the {thing} is", "indoors" if place in lx.INDOORS else "outdoors"
 
 
 def coin(rng: random.Random) -> Sample:

@@ -8,8 +8,8 @@ from conceptlab.worlds.default.sample import Sample
 DIGITS = [str(number) for number in range(lx.LARGEST + 1)]
 ORDERS = {"number": (DIGITS, lx.NUMBER_WORDS), "day": (lx.DAYS,), "month": (lx.MONTHS,)}
 STEPS = {
-    1: ("The {k} after {x} is", "After the {k} {x} comes"),
-    -1: ("The {k} before {x} is", "Before the {k} {x} comes"),
+    1: ("The {k} after {x} is", "After the {k} {x} comes", "{x} is followed by"),
+    -1: ("The {k} before {x} is", "Before the {k} {x} comes", "{x} is preceded by"),
 }
 
 

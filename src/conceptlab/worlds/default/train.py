@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 4000]`.
+"""Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 3000]`.
 
 Freshly drawn samples, a cosine schedule, Muon for the matrices inside the blocks (it needs about half the tokens that
 AdamW needs here) and AdamW for the rest; nothing is read from disk or network. The same seed, steps and thread count
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SAVE_EVERY = 250  # steps
 N_LAYERS, D_MODEL, N_HEADS, N_KV_HEADS, D_MLP = 8, 128, 8, 4, 344
 
 
@@ -33,9 +34,9 @@ class Schedule:
     """How long and how fast to train. A step sums the gradients of `parts` batches of
     `tokens` tokens (pads included): each batch holds texts of one length, and so few skills."""
 
-    steps: int = 4000
-    tokens: int = 512
-    parts: int = 4
+    steps: int = 3000
+    tokens: int = 768
+    parts: int = 3
     learning_rate: float = 2e-3
     warmup: int = 150
     weight_decay: float = 0.05
@@ -81,8 +82,11 @@ def train(out: Path, seed: int = 0, schedule: Schedule | None = None, device: st
     tokenizer = save_tokenizer(out)
     model = new_model(tokenizer, seed)
     torch.nn.Module.to(model, torch.device(device))
-    losses = list(_steps(model, batches(tokenizer, seed, schedule.tokens), schedule, device))
-    model.eval().save_pretrained(out)
+    losses = []
+    for loss in _steps(model, batches(tokenizer, seed, schedule.tokens), schedule, device):
+        losses.append(loss)
+        if len(losses) % SAVE_EVERY == 0 or len(losses) == schedule.steps:
+            model.save_pretrained(out)
     return losses
 
 
@@ -134,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m conceptlab.worlds.default.train", description="Train the default.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and its tokenizer")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=Schedule.steps, help="optimizer steps of about 2000 tokens")
+    parser.add_argument("--steps", type=int, default=Schedule.steps, help="optimizer steps of about 2200 tokens")
     parser.add_argument("--device", default="cpu", help="torch device, for example cuda")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
