@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import conceptlab.atlas
 from atlas.synthetic import atlas as synthetic_atlas
 from conceptlab.cli import loading, mapping
 from conceptlab.cli.main import main
+from conceptlab.cli.summary import print_atlas, print_record
 from conceptlab.errors import RunError
 
 CSV = "text,label\n" + "".join(f"text {i},{'a' if i % 2 else 'b'}\n" for i in range(12))
@@ -52,7 +54,7 @@ def test_map_prints_a_table_and_the_paths(mapped: dict, labels: Path, capsys: py
     out, err = capsys.readouterr()
     atlas = synthetic_atlas()
     assert all(concept.name in out for concept in atlas.concepts)
-    assert all(heading in out for heading in ("settled/jump", "best layer", "effect", "top heads", "top neurons"))
+    assert all(heading in out for heading in ("depth", "best layer", "effect", "top heads", "top neurons"))
     assert out.count("control") >= 2
     assert "report: conceptlab-atlas/org-model-labels/report.html" in out
     assert err == ""
@@ -70,31 +72,43 @@ def test_map_json_is_one_object_with_the_promised_keys(
     record = json.loads(out)
     assert set(record) == {"model", "revision", "seconds", "concepts"}
     promised = "name found n best_layer score score_interval control jump settled effect effect_interval effect_control"
-    assert all(set(concept) == {*promised.split(), "top_heads", "top_neurons"} for concept in record["concepts"])
+    assert all(set(concept) >= {*promised.split(), "top_heads", "top_neurons"} for concept in record["concepts"])
     assert (mapped["quick"], mapped["permutations"], str(mapped["out"])) == (True, 99, "o")
     assert mapped["progress"].quiet
 
 
-def test_numbers_that_are_none_become_null(mapped: dict, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dataclasses import replace
-
-    from conceptlab.cli.summary import as_record, print_atlas
-
+def test_numbers_that_are_none_become_null(capsys: pytest.CaptureFixture[str]) -> None:
     atlas = synthetic_atlas()
     odd = replace(
         atlas.concepts[0], score=float("nan"), score_interval=(float("nan"), 1.0), effect=None, jump=float("inf")
     )
-    record = as_record(replace(atlas, concepts=(odd,)))["concepts"][0]
-    assert (record["score"], record["score_interval"], record["effect"], record["jump"]) == (
-        None,
-        [None, 1.0],
-        None,
-        None,
+    print_record(replace(atlas, concepts=(odd,)))
+    concept = json.loads(capsys.readouterr().out)["concepts"][0]
+    assert (concept["score"], concept["score_interval"]) == (None, [None, 1.0])
+    assert (concept["effect"], concept["jump"]) == (None, None)
+
+
+def test_names_from_files_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    atlas = synthetic_atlas()
+    odd = replace(
+        atlas.concepts[0], name="\x1b[31mred\nline [bold]", warnings=("\x1b]0;title\x07",), effect_kind="\x1b[2J"
     )
-    print_atlas(replace(atlas, concepts=(replace(odd, name="\x1b[31mred\nline [bold]"),)))
+    print_atlas(replace(atlas, concepts=(odd,)), Path("\x1b[1m"))
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    assert "\\x1b[31mred line [bold]" in out
+    assert "[bold]" in out
+
+
+def test_atlas_show_and_export_read_what_was_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atlas = synthetic_atlas()
+    atlas.save(tmp_path / "a")
+    assert main(["atlas", "show", str(tmp_path / "a")]) == 0
+    assert all(concept.name in capsys.readouterr().out for concept in atlas.concepts[:1])
+    assert main(["atlas", "show", str(tmp_path / "a"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["concepts"]) == len(atlas.concepts)
+    (tmp_path / "file").write_text("")
+    assert main(["atlas", "export", str(tmp_path / "a"), "--to", str(tmp_path / "file")]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

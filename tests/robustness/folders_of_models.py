@@ -36,6 +36,7 @@ CODE: tuple[tuple[str, Any], ...] = (
     ("text_config", {"auto_map": {"AutoModel": "evil.Evil"}}),
     ("quantization_config", {"quant_method": "evil", "modules_to_load": "someone/evil"}),
 )
+SMALL = b'{"model_type": "gpt2", "n_layer": 1, "n_embd": 4}'
 FIELDS: tuple[tuple[str, Any], ...] = (
     ("dtype", "F128"), ("dtype", "I8"), ("dtype", None), ("shape", [2**62, 2]), ("shape", [-1]), ("shape", "x"),
     ("shape", [10**9, 10**9]), ("data_offsets", [0, 2**63]), ("data_offsets", [10, 0]), ("data_offsets", [0, 4]),
@@ -107,7 +108,7 @@ def _config_bytes(rng: random.Random, at: Path) -> str:
     cut = rng.randrange(len(good))
     bad = rng.choice((
         b"", b"[]", b"null", b"{}", b'"x"', b"[" * 100_000, b'{"a":' * 3000, good[:cut], rng.randbytes(50), b"\xff\xfe" + good,
-        good[:cut] + b"\0" + good[cut:], good.replace(b"model_type", b"model_typo"), b'{"model_type": "gpt2"}',
+        good[:cut] + b"\0" + good[cut:], good.replace(b"model_type", b"model_typo"), SMALL,
     ))  # fmt: skip
     (at / "config.json").write_bytes(bad)
     return repr(bad[:60])

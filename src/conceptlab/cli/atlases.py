@@ -1,10 +1,8 @@
 """`conceptlab atlas show` and `conceptlab atlas export`: what was saved, again."""
 
-import json
-import sys
 from pathlib import Path
 
-from conceptlab.cli.summary import as_record, print_atlas
+from conceptlab.cli.summary import print_atlas, print_record
 from conceptlab.errors import InputError
 
 
@@ -14,9 +12,9 @@ def run_show(folder: Path, *, as_json: bool) -> int:
 
     loaded = Atlas.load(folder)
     if as_json:
-        sys.stdout.write(json.dumps(as_record(loaded), allow_nan=False) + "\n")
+        print_record(loaded)
     else:
-        print_atlas(loaded)
+        print_atlas(loaded, folder)
     return 0
 
 

@@ -1,14 +1,12 @@
 """`conceptlab map`: read the labels, load the model, make the atlas, print what it says."""
 
-import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptlab.cli.loading import open_model
 from conceptlab.cli.options import ModelOptions, OutputOptions, RunOptions
-from conceptlab.cli.summary import as_record, print_atlas
+from conceptlab.cli.summary import print_atlas, print_record
 from conceptlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,10 +40,9 @@ def run_map(  # noqa: PLR0913 - one argument a group of options
             model, concept_set, seed=run.seed, out=folder, progress=progress, quick=run.quick, **optional
         )
     if output.json:
-        sys.stdout.write(json.dumps(as_record(atlas), allow_nan=False) + "\n")
+        print_record(atlas)
     else:
-        print_atlas(atlas)
-        print(f"atlas:  {folder}\nreport: {folder / 'report.html'}")
+        print_atlas(atlas, folder)
     return 0
 
 

@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from conceptlab.cli.failing import one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PIPE_WIDTH = 180  # characters, where standard output is no terminal
 
@@ -21,7 +24,6 @@ class Column:
 def print_table(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print one table with a title."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -30,5 +32,12 @@ def print_table(title: str, columns: Sequence[Column], rows: Iterable[Sequence[s
         table.add_column(column.name, justify=column.justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
+    show(table)
+
+
+def show(table: "Table") -> None:
+    """Print a finished table."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     Console(file=sys.stdout, width=width, highlight=False).print(table)
