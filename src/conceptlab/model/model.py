@@ -52,7 +52,7 @@ class Model:
         )  # RoBERTa counts by itself
         self._takes_positions = "position_ids" in accepted and not from_ids
         self._takes_cache = "use_cache" in accepted
-        self.forwards = 0  # rows of text that went through the model since loading
+        self.forwards = 0.0  # texts that went through the model since loading; a replay counts the share that it ran
 
     # -- what it is -----------------------------------------------------------------------------------------------
     @property
@@ -262,7 +262,9 @@ class Model:
             return None
         return max((layer for layers in wanted.values() for layer in layers), default=0)
 
-    def _forward(self, inputs: dict[str, Tensor], *, stop_after: int | None = None, chunk: Any = None) -> Any:
+    def _forward(
+        self, inputs: dict[str, Tensor], *, stop_after: int | None = None, chunk: Any = None, share: float = 1.0
+    ) -> Any:
         """One forward of the user's module; `stop_after` ends it when that block has run."""
         self.instrument.chunk = chunk
         handle = None
@@ -273,7 +275,7 @@ class Model:
         try:
             if stop_after is not None:
                 handle = self.stack.blocks[stop_after].module.register_forward_hook(stop)
-            self.forwards += next(iter(inputs.values())).shape[0]
+            self.forwards += share * next(iter(inputs.values())).shape[0]
             if (
                 getattr(getattr(self.module, "config", None), "use_cache", None) is not None
                 and "use_cache" not in inputs

@@ -91,7 +91,8 @@ class Replay:
             self.model.instrument.visiting(visits),
             torch.no_grad(),
         ):
-            self.model._forward(self._inputs(copies), stop_after=self.model.n_layers - 1)
+            share = self.cost * (1 - layer / self.model.n_layers if self.resumable else 1.0)
+            self.model._forward(self._inputs(copies), stop_after=self.model.n_layers - 1, share=share)
         out = into[0].reshape(copies, self.n_rows, *into[0].shape[1:])
         rows = torch.arange(self.n_rows, device=out.device)
         return out[:, rows, self.last], out[:, rows, self.read]

@@ -1,4 +1,4 @@
-"""How a frozen result lies on disk: tensors in one safetensors file, the rest in one JSON file, each written whole or not at all."""
+"""How a frozen result lies on disk: tensors in safetensors, the rest in JSON, each file written whole or not at all."""
 
 import json
 import os
