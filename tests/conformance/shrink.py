@@ -33,7 +33,9 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(
         ("q_lora_rank", "kv_lora_rank", "o_lora_rank", "adapter_rank", "laurel_rank", "gated_norm_rank"), 24
     ),
-    **dict.fromkeys(("index_n_heads", "indexer_n_heads", "linear_num_key_heads"), 2),
+    **dict.fromkeys(("linear_num_key_heads", "indexer_n_heads"), 2),
+    # Few index heads would tie at a score of zero, and ties are broken by column: not by what is tested here.
+    "index_n_heads": 16,
     **dict.fromkeys(("linear_num_value_heads", "linear_num_heads", "index_topk", "index_topk_blocks"), 4),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "zero_expert_num"), 4),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts"), 2),

@@ -1,0 +1,366 @@
+"""The identities that every model must satisfy, tested through the public API against plain hooks and the plain forward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conceptlab.errors import ConceptlabError, SiteError
+from conceptlab.model import Batch, Model
+from conceptlab.results import SITES, Edit, Site
+
+from .references import library_attentions, plain_values
+
+ROUNDING = 1e-5  # float32, where sums are taken in another order
+PATTERN = 1e-6  # where the pattern has to be formed explicitly
+ENDS = ("embed", "final_norm", "logits")
+PARTS = ("attn_out", "cross_attn_out", "mixer_out", "mlp_out")
+LENGTHS = (4, 9, 6)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One identity of one model. `status`: "pass", "missing" (`note` says why the architecture has none) or "FAIL"."""
+
+    status: str
+    error: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything found about one model type; `reason` is set where it could not be built or read."""
+
+    model_type: str
+    model_class: str
+    n_layers: int = 0
+    sites: dict[str, list[int] | str] = field(default_factory=dict)
+    identities: dict[str, Outcome] = field(default_factory=dict)
+    seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def conforms(self) -> bool:
+        """The model was read and no identity fails."""
+        return not self.reason and all(o.status != "FAIL" for o in self.identities.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Record:
+        """What `to_json` gave."""
+        outcomes = {name: Outcome(**o) for name, o in values["identities"].items()}
+        return cls(**{**values, "identities": outcomes})
+
+
+@dataclass
+class Case:
+    """A model under test with one short input (`given`: a one-row batch, or tensors) and, for tokens, a ragged batch."""
+
+    model: Model
+    module: nn.Module
+    given: Any
+    plain: dict[str, Tensor]
+    ragged: Batch | None
+
+    def capture(self, *sites: str, layers: list[int] | None = None) -> Any:
+        """All real tokens of the short input."""
+        return self.model.capture(self.given, sites, layers=layers, positions="all")
+
+    def final(self, given: Any = None, **options: Any) -> Tensor:
+        """What changes are judged by: the logits, or the (normed) last stream of a model without them."""
+        given = self.given if given is None else given
+        has_norm = not isinstance(site_table(self.model)["final_norm"], str)
+        end = "logits" if self.model.has_logits else "final_norm" if has_norm else "resid_post"
+        last = [self.model.n_layers - 1] if end == "resid_post" else None
+        return self.model.capture(given, end, layers=last, positions="all", **options)[end]
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value; infinite where shapes differ or values are not finite."""
+    if a.shape != b.shape or not bool(torch.isfinite(a).all()):
+        return math.inf
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-30)) if a.numel() else 0.0
+
+
+def site_table(model: Model) -> dict[str, list[int] | str]:
+    """Every site: its layers ([] for the ends of the stream), or why this model has none."""
+    table: dict[str, list[int] | str] = {}
+    for name in SITES:
+        layers = list(model.layers_with(name)) if name not in ENDS else []
+        try:
+            model.tap(name, None if name in ENDS else (layers or [0])[0])
+            table[name] = layers
+        except ConceptlabError as error:
+            table[name] = str(error).split(": ", 1)[-1]
+    return table
+
+
+def judged(error: float, limit: float, note: str = "") -> Outcome:
+    """Pass or FAIL by a limit."""
+    return Outcome("pass" if error <= limit else "FAIL", error, note)
+
+
+# -- the identities ----------------------------------------------------------------------------------------------------
+def same_logits(case: Case) -> Outcome:
+    """With every site read at once, the model's output is bit-identical to the plain forward's, and so it is afterwards."""
+    plain, table = _output(case), site_table(case.model)
+    names = [n for n, layers in table.items() if isinstance(layers, list)]
+    for layers in _capturable(case, names):
+        read = case.capture(*names, layers=layers)
+        if case.model.has_logits and not torch.equal(read["logits"], plain.reshape(-1, plain.shape[-1])):
+            return Outcome("FAIL", relative(read["logits"], plain[0]), "logits differ while sites are read")
+    again = _output(case)
+    return Outcome("pass" if torch.equal(plain, again) else "FAIL", relative(again, plain))
+
+
+def _capturable(case: Case, names: list[str]) -> list[list[int] | None]:
+    """All layers in one call, or the layers that have every site one by one where their shapes differ."""
+    try:
+        case.capture(*names)
+    except ConceptlabError:
+        inner = [set(case.model.layers_with(n)) for n in names if n not in ENDS]
+        return [[layer] for layer in sorted(set.intersection(*inner))]
+    return [None]
+
+
+def _output(case: Case) -> Tensor:
+    """The plain forward's logits, or its last stream."""
+    with torch.no_grad():
+        output = case.model.runner(**case.plain)
+    found = getattr(output, "logits", None)
+    found = found if isinstance(found, Tensor) else getattr(output, "last_hidden_state", None)
+    return found if isinstance(found, Tensor) else next(v for v in output.values() if isinstance(v, Tensor))
+
+
+def equals_hooks(case: Case) -> Outcome:
+    """What `capture` gives is bitwise what plain hooks on modules picked by name see."""
+    stack = case.model.stack
+    values, _ = plain_values(case.model.runner, case.plain, case.model.n_layers, stack.name)
+    wrong, seen, worst, gated = [], set(), 0.0, []
+    for (site, layer), value in sorted(values.items()):
+        if layer not in case.model.layers_with(site):
+            continue
+        mine = case.capture(site, layers=[layer])[site][:, 0].flatten(1)
+        error = relative(mine, value.reshape(len(mine), -1)) if value.numel() == mine.numel() else math.inf
+        if site == "z" and error > 0 and _mixed(case, layer) <= ROUNDING:
+            gated.append(layer)  # the projection reads z after a gate; z itself is pattern @ v
+            continue
+        seen.add(site)
+        worst = max(worst, error)
+        wrong += [f"L{layer}.{site}"] if error > 0 else []
+    note = f"compared: {', '.join(sorted(seen))}" + (f"; z before a gate at layers {gated}" if gated else "")
+    if not seen:
+        return Outcome("missing", None, "the modules' names do not tell where the blocks are")
+    return Outcome("FAIL", worst, f"differ: {', '.join(wrong)}") if wrong else Outcome("pass", worst, note)
+
+
+def parts_add_up(case: Case) -> Outcome:
+    """resid_pre + what the sublayers add = resid_post; in post-norm blocks, a norm of the sum."""
+    worst, told = None, []
+    for layer, block in enumerate(case.model.stack.blocks):
+        names = [n for n in PARTS if n in block.taps]
+        if not names:
+            told.append(block.missing.get("attn_out", "no parts"))
+            continue
+        mid = ["resid_mid"] if "resid_mid" in block.taps else []
+        acts = case.capture("resid_pre", *names, *mid, "resid_post", layers=[layer])
+        error = _sum_error(acts, names, block.module, bool(mid))
+        if error == math.inf and "no outputs" in block.missing.get("attn_out", ""):
+            told.append(block.missing["attn_out"])
+            continue
+        worst = max(worst or 0.0, error)
+    if worst is None:
+        return Outcome("missing", None, "; ".join(dict.fromkeys(told)))
+    return judged(worst, ROUNDING, "; ".join(dict.fromkeys(told)))
+
+
+def _sum_error(acts: Any, names: list[str], block: nn.Module, has_mid: bool) -> float:
+    pre, post = acts["resid_pre"][:, 0], acts["resid_post"][:, 0]
+    parts = [acts[n][:, 0] for n in names]
+    error = relative(pre + sum(parts), post)
+    if has_mid and error <= ROUNDING:
+        error = max(error, relative(pre + parts[0], acts["resid_mid"][:, 0]))
+    if error <= ROUNDING or not has_mid:
+        return error if error <= 1e-2 else math.inf
+    mid = acts["resid_mid"][:, 0]
+    return max(_best_norm(block, pre + parts[0], mid), _best_norm(block, mid + sum(parts[1:]), post))
+
+
+def _best_norm(block: nn.Module, given: Tensor, wanted: Tensor) -> float:
+    """The smallest error over the block's norms of norm(given) = wanted."""
+    errors = [math.inf]
+    for module in block.modules():
+        if "norm" in type(module).__name__.lower():
+            with torch.no_grad():
+                errors.append(relative(module(given), wanted))
+    return min(errors)
+
+
+def pattern_mixes_values(case: Case) -> Outcome:
+    """pattern @ v = z at every layer that has the three."""
+    layers = [i for i in case.model.layers_with("pattern") if i in case.model.layers_with("z")]
+    if not layers:
+        return Outcome("missing", None, _why(case.model, "pattern"))
+    return judged(max(_mixed(case, layer) for layer in layers), ROUNDING)
+
+
+def _mixed(case: Case, layer: int) -> float:
+    if layer not in case.model.layers_with("pattern"):
+        return math.inf
+    acts = case.capture("pattern", "v", "z", layers=[layer])
+    pattern, v = acts["pattern"][:, 0], acts["v"][:, 0]  # [query, head, key], [key, kv_head, d_head]
+    v = v.repeat_interleave(pattern.shape[1] // v.shape[1], dim=1)
+    return relative(torch.einsum("qhk,khd->qhd", pattern[..., : len(v)], v), acts["z"][:, 0])
+
+
+def _why(model: Model, site: str) -> str:
+    found = site_table(model)[site]
+    return found if isinstance(found, str) else "no layer has it"
+
+
+def library_pattern(case: Case) -> Outcome:
+    """The pattern is the one that transformers itself returns with its explicit attention."""
+    layers = case.model.layers_with("pattern")
+    if not layers:
+        return Outcome("missing", None, _why(case.model, "pattern"))
+    weights = library_attentions(case.model.runner, case.plain)
+    if len(weights) != len(layers):
+        return Outcome("missing", None, "transformers returns no attention weights to compare with")
+    worst = 0.0
+    for layer, weight in zip(layers, weights, strict=True):
+        mine = case.capture("pattern", layers=[layer])["pattern"][:, 0]
+        worst = max(worst, relative(mine, weight[0].transpose(0, 1)[..., : mine.shape[-1]]))
+    return judged(worst, ROUNDING)
+
+
+def lens_is_logits(case: Case) -> Outcome:
+    """The lens of the last stream is the logits, bitwise, given the forward's own shape."""
+    model = case.model
+    if not model.has_logits or "lens" in model.stack.missing:
+        return Outcome("missing", None, model.stack.missing.get("logits") or model.stack.missing["lens"])
+    last = model.n_layers - 1
+    acts = model.capture(case.given, ["resid_post", "logits"], layers=[last], positions="all")
+    with torch.no_grad():
+        return judged(relative(model.lens(acts.at("resid_post", last)[None])[0], acts["logits"]), 0.0)
+
+
+def _padding(side: str) -> Callable[[Case], Outcome]:
+    def batched_is_alone(case: Case) -> Outcome:
+        """Rows of a ragged batch give on their real tokens what they give alone: logits and every stream."""
+        batch, model = case.ragged, case.model
+        if batch is None:
+            return Outcome("missing", None, "this model reads no ragged rows")
+        sites = ["resid_post", *(["logits"] if model.has_logits else [])]
+        options: dict[str, Any] = {"positions": "all", "max_tokens": 10**6}
+        try:
+            together = model.capture(batch, sites, padding_side=side, **options)
+        except ConceptlabError as error:
+            return Outcome("missing", None, str(error).split(": ", 1)[-1])
+        alone = [model.capture(batch.select([row]), sites, **options) for row in range(len(batch))]
+        errors = [relative(together[s], torch.cat([a[s] for a in alone])) for s in sites]
+        return judged(max(errors), ROUNDING)
+
+    return batched_is_alone
+
+
+def _writable(case: Case) -> list[Site]:
+    """Every site at the first and the last layer that has it."""
+    sites = []
+    for name, layers in site_table(case.model).items():
+        if name in ENDS and isinstance(layers, list):
+            sites.append(Site(name))
+        elif isinstance(layers, list):
+            sites += [Site(name, layer) for layer in dict.fromkeys([*layers[:1], *layers[-1:]])]
+    return sites
+
+
+def _read(case: Case, site: Site) -> Tensor:
+    value = case.capture(site.name, layers=None if site.layer is None else [site.layer])[site.name]
+    return value if site.layer is None else value[:, 0]
+
+
+def _change(case: Case, site: Site, op: str, value: Tensor) -> tuple[Tensor, str]:
+    """What the model then says, and "" or why this site can only be read."""
+    try:
+        with case.model.edited(Edit(site, op, value)):  # type: ignore[arg-type]
+            return case.final(), ""
+    except SiteError as error:
+        return case.final(), f"{site.name} can only be read: {str(error).split(': ', 1)[-1]}"
+
+
+def write_back(case: Case) -> Outcome:
+    """Writing what was read changes nothing: bitwise; 1e-6 at `pattern`, which has to be formed explicitly."""
+    before, wrong, worst, formed = case.final(), [], 0.0, 0.0
+    for site in _writable(case):
+        after, _ = _change(case, site, "set", _read(case, site))
+        if site.name == "pattern":
+            error = float((after - before).norm() / before.norm())
+            formed, limit = max(formed, error), PATTERN
+        else:
+            error = relative(after, before)
+            worst, limit = max(worst, error), 0.0
+        wrong += [f"{site} {error:.1e}"] if error > limit else []
+    note = f"pattern {formed:.1e}" if formed else ""
+    return Outcome("FAIL", max(worst, formed), "; ".join(wrong)) if wrong else Outcome("pass", worst, note)
+
+
+def write_other(case: Case) -> Outcome:
+    """Writing something else is felt in the logits, at every site; a site that can only be read says so."""
+    before, generator, ignored, told = case.final(), torch.Generator().manual_seed(3), [], []
+    for site in _writable(case):
+        value = _read(case, site)
+        noise = torch.randn(value.shape, generator=generator) * (value.abs().max() + 1)
+        after, reason = _change(case, site, "add", noise)
+        told += [reason] if reason else []
+        ignored += [str(site)] if not reason and torch.equal(after, before) else []
+    note = ", ".join(ignored) or "; ".join(dict.fromkeys(told))
+    return Outcome("FAIL" if ignored else "pass", float(len(ignored)), note)
+
+
+def roles(case: Case) -> Outcome:
+    """attn_out is made from z, mlp_out from mlp_post, and what attention adds does not wait for the MLP of its block."""
+    wrong, seen = [], 0
+    for layer, block in enumerate(case.model.stack.blocks):
+        for source, target, stays in (("z", "attn_out", None), ("mlp_post", "mlp_out", "attn_out")):
+            if source not in block.taps or target not in block.taps:
+                continue
+            seen += 1
+            kept = [stays] if stays in block.taps else []
+            before = case.capture(target, *kept, layers=[layer])
+            with case.model.edited(Edit(Site(source, layer), "zero")):
+                after = case.capture(target, *kept, layers=[layer])
+            wrong += [f"L{layer}.{target} ignores {source}"] if torch.equal(before[target], after[target]) else []
+            wrong += [f"L{layer}.{s} hears {source}" for s in kept if not torch.equal(before[s], after[s])]
+    if not seen:
+        return Outcome("missing", None, "no sublayer has both its output and its inside")
+    return Outcome("FAIL" if wrong else "pass", float(len(wrong)), ", ".join(wrong))
+
+
+def undone(case: Case) -> Outcome:
+    """No hook is left on any module, and the attention registry is as it was."""
+    left = [n for n, m in case.module.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    return Outcome("FAIL" if left else "pass", float(len(left)), ", ".join(left[:5]))
+
+
+IDENTITIES: dict[str, Callable[[Case], Outcome]] = {
+    "logits": same_logits,
+    "hooks": equals_hooks,
+    "parts": parts_add_up,
+    "pattern@v": pattern_mixes_values,
+    "library pattern": library_pattern,
+    "lens": lens_is_logits,
+    "right padding": _padding("right"),
+    "left padding": _padding("left"),
+    "write back": write_back,
+    "write other": write_other,
+    "roles": roles,
+    "undone": undone,
+}
