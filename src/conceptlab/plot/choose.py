@@ -1,0 +1,26 @@
+"""Which chart belongs to a result, told by what the result is and by its axes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from conceptlab.plot.chart import Chart
+from conceptlab.plot.depth import depth_curve
+from conceptlab.plot.effects import effect_chart
+from conceptlab.plot.geometry import cosine_map
+from conceptlab.plot.heads import head_map
+from conceptlab.plot.neurons import neuron_ranking
+from conceptlab.results import Scores, Units
+
+BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
+    frozenset({"layer"}): depth_curve,
+    frozenset({"intervention", "readout"}): effect_chart,
+    frozenset({"concept", "concept_other"}): cosine_map,
+}
+
+
+def chart_of(result: Scores | Units) -> Chart | None:
+    """The chart of a result, or None for a result that has no chart of its own."""
+    if isinstance(result, Units):
+        return head_map(result) if result.kind == "head" else neuron_ranking(result)
+    draw = BY_AXES.get(frozenset(str(d) for d in result.data.sizes))
+    return draw(result) if draw is not None else None
