@@ -33,12 +33,8 @@ def generate_texts(
         return [generate_texts(model, row, **settings)[0] for row in rows]
     inputs = batch.padded(range(len(batch)), side="left", pad=model.pad_id, device=model.device)
     settings = {"do_sample": False, "pad_token_id": model.pad_id, **options}
-    model.instrument.prompt = torch.tensor(batch.lengths)
-    try:
-        with torch.no_grad(), model.instrument.active():
-            out = model.module.generate(**inputs, max_new_tokens=max_new_tokens, use_cache=use_cache, **settings)  # type: ignore[operator]
-    finally:
-        model.instrument.prompt = None
+    with torch.no_grad(), model.instrument.generating(torch.tensor(batch.lengths)):
+        out = model.module.generate(**inputs, max_new_tokens=max_new_tokens, use_cache=use_cache, **settings)  # type: ignore[operator]
     model.forwards += len(batch)
     new = out if getattr(model.module.config, "is_encoder_decoder", False) else out[:, inputs["input_ids"].shape[1] :]
     return [model.tokenizer.decode(row, skip_special_tokens=True) for row in new.tolist()]

@@ -1,6 +1,6 @@
 """Hooks that read and write sites while the unmodified model runs, and that are always taken away again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,8 @@ from conceptlab.model.tap import Tap
 
 # Given the canonical tensor [row, col, (unit,) width], return its replacement, or None to leave it.
 Visit = Callable[[Tensor], Tensor | None]
+# (where, layer, whether it writes, the visitor)
+Placed = tuple[Tap, int | None, bool, Visit]
 
 
 class StopForward(Exception):
@@ -33,6 +35,18 @@ class Instrument:
     attention: list[tuple[int, str, bool, Visit]] = field(default_factory=list)
     _depth: int = 0
     _mask: Tensor | None = None
+    _cached: int = 0
+    _seen: int = 0
+
+    @contextmanager
+    def generating(self, prompt: Tensor) -> Iterator[None]:
+        """Count positions in prompts of `prompt` [row] real tokens, left-padded, while the library generates."""
+        self.prompt, self._seen = prompt, 0
+        try:
+            with self.active():
+                yield
+        finally:
+            self.prompt = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -59,14 +73,20 @@ class Instrument:
     def _note_mask(self, _module: nn.Module, _args: tuple, kwargs: dict) -> None:
         mask = kwargs.get(self.mask_key)
         self._mask = mask if isinstance(mask, Tensor) else None
+        past = kwargs.get("past_key_values")
+        self._cached = int(past.get_seq_length()) if hasattr(past, "get_seq_length") else 0
 
     def _note_shape(self, _module: nn.Module, args: tuple, kwargs: dict) -> None:
         stream = _get(args, kwargs, self.stack.blocks[0].taps["resid_pre"].key)
         n_rows, n_cols = stream.shape[0], stream[0, ..., 0].numel()
-        self.layout = Layout.from_mask(self._mask, n_rows, n_cols, self.prompt)
+        if self.prompt is None:
+            self.layout = Layout.from_mask(self._mask, n_rows, n_cols, self._cached)
+        else:
+            self.layout = Layout.generating(self.prompt, n_rows, n_cols, self._seen)
+            self._seen = self.layout.offset + n_cols
 
     @contextmanager
-    def visiting(self, visits: list[tuple[Tap, int | None, bool, Visit]]) -> Iterator[None]:
+    def visiting(self, visits: Sequence[Placed]) -> Iterator[None]:
         """Install `(tap, layer, writes, visit)` in order. Writers must be given before the readers that should see them."""
         handles: list[Any] = []
         mine: list[tuple[int, str, bool, Visit]] = []
@@ -179,7 +199,7 @@ def replaced(output: Any, key: int | str | None, value: Tensor) -> Any:
         return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
     if isinstance(output, list):
         return [value if i == key else item for i, item in enumerate(output)]
-    output[key] = value
+    output[key] = value  # type: ignore[index]  # a model output: a mapping of its own class
     return output
 
 

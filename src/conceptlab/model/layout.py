@@ -24,17 +24,27 @@ class Layout:
     prompt: Tensor
 
     @classmethod
-    def from_mask(cls, mask: Tensor | None, n_rows: int, n_cols: int, prompt: Tensor | None = None) -> "Layout":
-        """Read the layout off an attention mask [row, all columns so far]; without a mask every token is real."""
+    def from_mask(cls, mask: Tensor | None, n_rows: int, n_cols: int, cached: int = 0) -> "Layout":
+        """Read the layout off an attention mask [row, all columns so far]; without a mask every token is real and `cached`
+        columns came before."""
         if mask is None or mask.dim() != 2 or mask.shape[0] != n_rows or mask.shape[1] < n_cols:
-            full = torch.full((n_rows,), n_cols)
-            return cls(
-                n_rows, n_cols, 0, torch.zeros(n_rows, dtype=torch.long), full, full if prompt is None else prompt
-            )
+            full = torch.full((n_rows,), n_cols + cached)
+            return cls(n_rows, n_cols, cached, torch.zeros(n_rows, dtype=torch.long), full, full)
         mask = mask.detach().cpu().bool()
         length = mask.sum(1)
         pad_left = torch.where(length > 0, mask.int().argmax(1), 0)
-        return cls(n_rows, n_cols, mask.shape[1] - n_cols, pad_left, length, length if prompt is None else prompt)
+        return cls(n_rows, n_cols, mask.shape[1] - n_cols, pad_left, length, length)
+
+    @classmethod
+    def generating(cls, prompt: Tensor, n_rows: int, n_cols: int, seen: int) -> "Layout":
+        """A step of generation from left-padded prompts of `prompt` [row] real tokens after `seen` columns went through.
+
+        Without a cache every step brings all columns again, one more than before; that is how the two are told apart.
+        """
+        offset = 0 if n_cols == seen + 1 else seen
+        prompt = prompt.repeat_interleave(n_rows // len(prompt))
+        pad_left = prompt.max() - prompt
+        return cls(n_rows, n_cols, offset, pad_left, offset + n_cols - pad_left, prompt)
 
     def cells(
         self, positions: Positions, *, n_cols: int | None = None, offset: int | None = None
@@ -62,7 +72,7 @@ class Layout:
         index = torch.as_tensor([p + prompt if p < 0 else p for p in chosen], dtype=torch.long)  # type: ignore[operator, union-attr]
         if bool((index < 0).any()):
             raise SiteError(
-                f"a position lies before the first token: row {row} has {prompt} real tokens, asked were {list(chosen)}"
+                f"a position lies before the first token: row {row} has {prompt} real tokens, asked were {chosen}"
             )  # type: ignore[arg-type]
         return index
 

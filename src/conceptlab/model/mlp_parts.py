@@ -35,6 +35,8 @@ def add_mlp(
         return
     down = _outermost_reader(downs[-1], linears)
     post = down.first_input
+    if post is None:
+        return
     taps["mlp_post"] = Tap(down.module, "input", next(iter(down.args)), post.shape[-1])  # type: ignore[union-attr]
     _add_pre(
         taps,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptlab.model.batch import Batch
-from conceptlab.model.instrument import Visit
+from conceptlab.model.instrument import Placed, Visit
 from conceptlab.model.model import Model
 from conceptlab.model.tap import Tap
 
@@ -43,7 +43,7 @@ def stubbed(model: Model, first_live: int) -> Iterator[None]:
 
 def _stub(inner: int | str | None, out: int | str | None) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        stream = args[inner] if isinstance(inner, int) and inner < len(args) else kwargs[inner]
+        stream = args[inner] if isinstance(inner, int) and inner < len(args) else kwargs[str(inner)]
         return stream if out is None else (stream, None)
 
     return forward
@@ -83,7 +83,7 @@ class Replay:
         copies = stream.shape[0] // self.n_rows
         into: list[Tensor] = []
         start, end = self.model.tap("resid_pre", layer), self.model.tap("resid_post", self.model.n_layers - 1)
-        visits = [(start, layer, True, lambda _view: stream)]
+        visits: list[Placed] = [(start, layer, True, lambda _view: stream)]
         visits += [(tap, at, True, visit) for tap, at, visit in changes]
         visits.append((end, None, False, into.append))  # type: ignore[arg-type]
         with (
@@ -134,7 +134,7 @@ def _clean(model: Model, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     def keep(view: Tensor) -> None:
         into.append(view.detach().clone())
 
-    visits = [(model.tap("resid_pre", i), i, False, keep) for i in range(model.n_layers)]
+    visits: list[Placed] = [(model.tap("resid_pre", i), i, False, keep) for i in range(model.n_layers)]
     visits.append((model.tap("resid_post", model.n_layers - 1), None, False, keep))
     with model.instrument.visiting(visits), torch.no_grad():
         model._forward(dict(inputs), stop_after=model.n_layers - 1)

@@ -45,7 +45,9 @@ class Subspace:
             "class_names": list(self.class_names),
             "provenance": self.provenance.to_record(),
         }
-        save_result(folder, "subspace", record, {"basis": self.basis, "mean": self.mean, "class_points": self.class_points})
+        save_result(
+            folder, "subspace", record, {"basis": self.basis, "mean": self.mean, "class_points": self.class_points}
+        )
 
     @classmethod
     def load(cls, folder: Path | str) -> "Subspace":

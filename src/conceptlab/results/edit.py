@@ -69,6 +69,6 @@ class Edit:
             op=record["op"],
             value=tensors.get("value"),
             strength=record["strength"],
-            positions=positions if isinstance(positions, str) else tuple(positions),
+            positions=positions if isinstance(positions, str) else tuple(positions),  # type: ignore[arg-type]
             center=tensors.get("center"),
         )

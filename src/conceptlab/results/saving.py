@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +26,23 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}; free some space or choose another folder") from error
+        with suppress(OSError):
+            partial.unlink()
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
 
 
-def save_result(folder: Path | str, kind: str, record: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> None:
+def save_result(
+    folder: Path | str, kind: str, record: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]"
+) -> None:
     """Write `result.safetensors` and then `result.json`, whose presence means that the result is complete."""
     from safetensors.torch import save
 
     folder = Path(folder)
-    write_bytes(folder / "result.safetensors", save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    write_bytes(
+        folder / "result.safetensors", save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    )
     text = json.dumps({"schema": SCHEMA, "kind": kind, **record}, indent=1, ensure_ascii=False)
     write_bytes(folder / "result.json", text.encode())
 
@@ -51,7 +59,9 @@ def load_result(folder: Path | str, kind: str) -> "tuple[dict[str, Any], dict[st
     except (OSError, ValueError, SafetensorError) as error:
         raise ResultError(f"{folder} holds no readable {kind}: {error}") from error
     if not isinstance(record, dict) or record.get("kind") != kind:
-        raise ResultError(f"{folder} holds a {record.get('kind') if isinstance(record, dict) else 'damaged file'}, not a {kind}")
+        raise ResultError(
+            f"{folder} holds a {record.get('kind') if isinstance(record, dict) else 'damaged file'}, not a {kind}"
+        )
     if record.get("schema", 0) > SCHEMA:
         raise ResultError(f"{folder} was written by a newer conceptlab (schema {record['schema']}); update to read it")
     return record, tensors
