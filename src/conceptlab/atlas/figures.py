@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from conceptlab.measure.effects.judges import UNITS as READOUTS
+from conceptlab.atlas.table import reading_words
 from conceptlab.plot import Chart, cosine_map, depth_curve, depth_map, effect_chart, head_map, neuron_ranking
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def concept_figures(concept: "ConceptMap") -> dict[str, Chart]:
     points = {"best_layer": c.best_layer, "jump": c.jump, "settled": c.settled}
     charts = {"depth": depth_curve(c.depth, name=name, metric=c.metric, **points)}
     if c.effects is not None and c.effects.data["score"].notnull().any():
-        charts["effects"] = effect_chart(c.effects, name=name, readouts=READOUTS)
+        words = {str(label): reading_words(str(label)) for label in c.effects["readout"].values}
+        charts["effects"] = effect_chart(c.effects, name=name, readouts=words)
     if c.heads is not None and c.heads.table.sizes.get("unit"):
         charts["heads"] = head_map(c.heads, name=name)
     if c.neurons is not None and c.neurons.table.sizes.get("unit"):

@@ -19,7 +19,12 @@ KEYS = ("name", "found", "n", "best_layer", "score", "score_interval", "control"
         "effect_interval", "effect_control", "top_heads", "top_neurons", "p", "q", "metric", "effect_kind",
         "warnings")  # fmt: skip
 BLOCKS = "▁▂▃▄▅▆▇█"
-SHORT_UNITS = {"KL to the unchanged": "KL, nats", "log-odds": "log-odds, nats", "shift of the last": "readout, sd"}
+# The three readings of an effect: the label or the beginning of its unit -> in a heading, in a chart.
+READINGS = {
+    ("kl", "KL to the unchanged"): ("KL, nats", "next-token KL, nats"),
+    ("words", "log-odds"): ("log-odds, nats", "log-odds of label words, nats"),
+    ("readout", "shift of the last"): ("readout, sd", "shift of the last readout, sd"),
+}
 
 
 def summary_rows(atlas: "Atlas") -> tuple[SummaryRow, ...]:
@@ -125,8 +130,20 @@ def short_site(site: str) -> str:
 
 
 def effect_unit(kind: str) -> str:
-    """The unit of an effect in a few letters."""
-    return next((short for start, short in SHORT_UNITS.items() if kind.startswith(start)), visible(kind, 30))
+    """The reading of an effect and its unit in a few letters."""
+    return _reading(kind)[0]
+
+
+def reading_words(label: str) -> str:
+    """The reading of an effect and its unit as a chart's heading."""
+    return _reading(label)[1]
+
+
+def _reading(label: str) -> tuple[str, str]:
+    for (key, start), words in READINGS.items():
+        if label == key or label.startswith(start):
+            return words
+    return visible(label, 30), visible(label, 60)
 
 
 def _above(concept: "ConceptMap") -> np.ndarray:

@@ -7,6 +7,7 @@ from conceptlab.plot.rows import number, rows_of
 from conceptlab.results import Units
 
 COLUMNS = {"score": "score", "control": "null, mean", "p": "p", "q": "q over all heads"}
+LEAST = 0.2  # of score above the null's mean is what the darkest colour stands for at least: noise stays pale
 
 
 def head_map(heads: Units, *, name: str = "", q_max: float = 0.05) -> Chart:
@@ -18,10 +19,13 @@ def head_map(heads: Units, *, name: str = "", q_max: float = 0.05) -> Chart:
         del row["unit"]
     n_heads = 1 + max(int(row["index"]) for row in rows)
     low = min((row["control"] for row in rows if row.get("control") is not None), default=0)
+    high = max([low + LEAST, *(row["score"] for row in rows if row.get("score") is not None)])
     ticks = {"labelAngle": 0, "labelOverlap": True, "ticks": False, "domain": False}
     legend = {"orient": "top", "direction": "horizontal", "gradientLength": 160, "gradientThickness": 8, "tickCount": 4}
     colour = quantity(
-        "score", scale={"domainMin": number(low), "clamp": True, "nice": False, "interpolate": "rgb"}, legend=legend
+        "score",
+        scale={"domain": [number(low), number(high)], "clamp": True, "nice": False, "interpolate": "rgb"},
+        legend=legend,
     )
     cell = {"type": "rect", "cornerRadius": 2}
     tip = tooltip(COLUMNS, {"head": "head"}, rows)

@@ -6,6 +6,7 @@ import numpy as np
 
 from conceptlab.plot.channels import Spec, layer_axis, quantity, tooltip
 from conceptlab.plot.chart import Chart
+from conceptlab.plot.heads import LEAST
 from conceptlab.plot.naming import visible
 from conceptlab.plot.rows import Row, number, rows_of
 from conceptlab.results import Units
@@ -85,13 +86,20 @@ def _points(rows: list[Row], x: Spec) -> Spec:
         "mark": {"type": "circle", "strokeWidth": 0},
         "encoding": {
             "x": x,
-            "y": quantity("score", scale={"zero": False}, title="score"),
+            "y": quantity("score", scale={"zero": False, "domainMax": _top(rows)}, title="score"),
             "color": colour,
             "opacity": styles,
             "size": {"condition": {"test": "datum.found", "value": 52}, "value": 15},
             "tooltip": tooltip(COLUMNS, {"neuron": "neuron"}, rows),
         },
     }
+
+
+def _top(rows: list[Row]) -> float | int | str | None:
+    """The upper end of the axis, far enough from the null that noise looks like noise."""
+    scores = [row["score"] for row in rows if row.get("score") is not None]
+    null = [row["control"] for row in rows if row.get("control") is not None]
+    return number(max([*scores, *(c + LEAST for c in null)], default=1.0))
 
 
 def _names(x: Spec) -> Spec:
