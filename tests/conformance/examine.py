@@ -35,7 +35,8 @@ def case_of(name: str, seed: int = 0) -> Case:
 
 
 def _vocabulary(module: Any) -> int:
-    return module.get_input_embeddings().weight.shape[0]
+    table = module.get_input_embeddings()
+    return next(iter(table)).weight.shape[0] if isinstance(table, torch.nn.ModuleList) else table.weight.shape[0]
 
 
 def ragged_batch(last_token: int, seed: int = 5) -> Batch:

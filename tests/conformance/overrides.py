@@ -81,6 +81,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "mamba2": {"head_dim": 16, "num_heads": 8},
     "mellum": {**SLIDING, "mlp_layer_types": ["dense", "sparse"]},
     "minimax_m3_vl_text": {
+        "index_n_heads": 2,
         "layer_types": ["full_attention", "minimax_m3_sparse"],
         "mlp_layer_types": ["dense", "sparse"],
     },

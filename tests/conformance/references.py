@@ -47,6 +47,44 @@ def main_blocks(module: nn.Module, n_layers: int, path: str) -> nn.ModuleList | 
     return next(iter(lists.values())) if len(lists) == 1 else None
 
 
+MIXERS = {
+    "attn_out": re.compile(r"^(self_?attn|self_?attention|attention|attn|mixer|SelfAttention|multi_head_attention)$"),
+    "mixer_out": re.compile(r"^(mamba|conv|short_conv|linear_attn|temporal_block|mixer|delta|gated_delta_net)$"),
+}
+MLPS = re.compile(r"^(mlp|ffn|feed_?forward|ff|block_sparse_moe|moe|feed_forward_proj|DenseReluDense)$")
+
+
+def sublayers(block: nn.Module) -> dict[str, nn.Module]:
+    """Direct children whose names say what they are: {site of what they add: child}."""
+    found: dict[str, nn.Module] = {}
+    for name, child in block.named_children():
+        for site, names in MIXERS.items():
+            if names.match(name) and site not in found and name != "mixer":
+                found[site] = child
+        if MLPS.match(name) and list(child.parameters()):
+            found["mlp_out"] = child
+    return found
+
+
+@contextmanager
+def disturbed(module: nn.Module, seed: int = 0) -> Iterator[None]:
+    """Noise on the first floating tensor that a module is given."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def hook(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        key = next(k for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point())
+        noise = torch.randn(given[key].shape, generator=generator) * given[key].abs().max()
+        given[key] = given[key] + noise
+        return tuple(given[i] for i in range(len(args))), {k: given[k] for k in kwargs}
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _one(block: nn.Module, fits: Callable[[str], bool]) -> nn.Module | None:
     """The only module of the block whose path fits; None when there is none or several."""
     found = [m for name, m in block.named_modules() if name and fits(name)]
