@@ -13,8 +13,7 @@ import pytest
 
 import conceptlab.atlas
 from atlas.synthetic import atlas as synthetic_atlas
-from conceptlab.cli import loading, mapping
-from conceptlab.cli.main import main
+from conceptlab.cli import loading, main, mapping
 from conceptlab.cli.summary import print_atlas, print_record
 from conceptlab.errors import RunError
 

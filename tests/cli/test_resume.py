@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conceptlab.atlas import Atlas, mapping
-from conceptlab.cli.main import main
+from conceptlab.cli import main
 from robustness.folders_of_models import make_models
 
 
