@@ -71,21 +71,27 @@ def typed_activations(
     """Examples of 400 types: half a random type vector, ±`shift` along one label direction, and noise of 0.3.
 
     A type's label is not fixed: type and label are independent. features [n_train + n_test, d_model]; train and test
-    share their types, without which a control task cannot be learnt. `truth` of the defaults: `direction` [d_model];
-    what the specification measured: a linear probe has task accuracy 1.00, control 0.60, a wide MLP control 0.96.
+    share their types, without which a control task cannot be learnt. `truth`: `direction` [d_model] and, for the default
+    sizes, what was measured here over seeds 0 to 2 and five control draws: logistic regression has a task accuracy of
+    0.99 and a control of 0.64 (0.63 to 0.645; the specification has 0.60), an MLP of 256 units a control of 0.98.
     """
     generator = torch.Generator().manual_seed(seed)
     n = n_train + n_test
     labels = _balanced(n, generator)
-    # every type as often as another, over both parts
-    types = (torch.arange(n) % n_types)[torch.randperm(n, generator=generator)]
+    # every type is as frequent as another, in either part
+    types = torch.cat([torch.randperm(size, generator=generator) % n_types for size in (n_train, n_test)])
     embedding = torch.randn(n_types, d_model, generator=generator)
     direction = _unit(d_model, generator)
     features = 0.5 * embedding[types] + 0.3 * torch.randn(n, d_model, generator=generator)
     truth: dict[str, Any] = {"task_accuracy": 0.5, "direction": None}
     if not null:
         features += shift * _sign(labels)[:, None] * direction
-        truth = {"task_accuracy": 1.0, "control_accuracy_linear": 0.6, "direction": direction.tolist()}
+        truth = {
+            "task_accuracy": 0.99,
+            "control_accuracy_linear": 0.64,
+            "control_accuracy_mlp": 0.98,
+            "direction": direction.tolist(),
+        }
     return PlantedActivations(features, labels.numpy(), types.numpy(), np.arange(n) < n_train, truth)
 
 
