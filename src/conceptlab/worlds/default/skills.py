@@ -1,4 +1,4 @@
-"""The skills that the model learns, and how often each one appears in its training text."""
+"""The skills that the model learns, with their relative shares of its training samples."""
 
 from conceptlab.worlds.default.claims import claim
 from conceptlab.worlds.default.facts import fact, two_hop_context, two_hop_memory

@@ -1,6 +1,7 @@
 """The word-level tokenizer: one token a word or punctuation mark, `<bos>` in front."""
 
 import random
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ MAX_LENGTH = 128
 _DRAWS = 6000  # samples a skill from which the vocabulary is collected; a test shows that no later one is missing
 
 
-def vocabulary() -> list[str]:
+@cache
+def vocabulary() -> tuple[str, ...]:
     """Special tokens, then every word and mark of the world's texts in alphabetical order."""
     from tokenizers.pre_tokenizers import Whitespace
 
@@ -25,7 +27,7 @@ def vocabulary() -> list[str]:
     for generator, _ in SKILLS.values():
         text = " ".join(generator(rng).text for _ in range(_DRAWS))
         words.update(word for word, _ in split.pre_tokenize_str(text))
-    return [*SPECIAL, *sorted(words)]
+    return (*SPECIAL, *sorted(words))
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
