@@ -93,7 +93,7 @@ class _Plan:
         return {**gather, **(mover if self.writer == "head" else {})}
 
 
-def concept_at_layer(  # noqa: PLR0913 - one world, each option a fact about it
+def concept_at_layer(
     *,
     appears_at: int = 3,
     unused_at: int | None = None,
