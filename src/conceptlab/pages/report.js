@@ -18,6 +18,15 @@
   // Vega's own expression interpreter stands in for `new Function`, which the page's policy forbids.
   const options = { ast: true, actions: false, defaultStyle: false, renderer: "svg", mode: "vega-lite", logLevel: 1 };
 
+  // A legend in three columns does not fit a telephone.
+  const narrow = (spec) => {
+    for (const { encoding = {} } of spec.layer || []) {
+      for (const channel of [encoding.color, encoding.strokeDash]) {
+        if (channel && channel.legend && channel.legend.columns) channel.legend.columns = 2;
+      }
+    }
+  };
+
   const fitted = (spec, width) => {
     const copy = structuredClone(spec);
     if (copy.facet) {
@@ -31,6 +40,7 @@
       if (columns === 2) copy.spacing = 150 - 20;
     } else {
       copy.width = "container";
+      if (width < 400) narrow(copy);
       copy.autosize = { type: "fit-x", contains: "padding" };
     }
     return copy;

@@ -1,8 +1,8 @@
 """Results draw themselves in a notebook.
 
 `results` lies below `plot` and knows no charts, so the link is made from here: IPython is told, by the names of the types
-and without importing them, to ask `chart_of`. Called when `conceptlab.atlas` or `conceptlab.plot.notebook` is imported inside
-IPython; outside it does nothing.
+and without importing them, to ask `chart_of`. `conceptlab.atlas` calls `register` when it is imported; whoever uses `measure`
+alone calls it once. Outside IPython it does nothing.
 """
 
 import sys
