@@ -19,7 +19,7 @@ from .references import disturbed, library_attentions, plain_values, sublayers
 ROUNDING = 1e-5  # float32, where sums are taken in another order
 PATTERN = 1e-6  # where the pattern has to be formed explicitly
 ENDS = ("embed", "final_norm", "logits")
-PARTS = ("attn_out", "cross_attn_out", "mixer_out", "mlp_out")
+PARTS = ("attn_out", "cross_attn_out", "mixer_out", "mlp_out", "extra_out")
 LENGTHS = (4, 9, 6)
 
 
@@ -359,7 +359,7 @@ def _misheard(case: Case, layer: int, target: str, parts: list[str], plain: dict
     """Under a disturbance of `target`: it must change, and what comes before the MLP must not hear the MLP."""
     acts = case.capture(*parts, layers=[layer])
     wrong = [] if not torch.equal(acts[target], plain[target]) else [f"L{layer}.{target} is not what its name says"]
-    earlier = [p for p in parts if p != target] if target == "mlp_out" else []
+    earlier = [p for p in parts if p not in (target, "extra_out")] if target == "mlp_out" else []
     return wrong + [f"L{layer}.{p} hears the MLP" for p in earlier if not torch.equal(acts[p], plain[p])]
 
 

@@ -1,6 +1,7 @@
 """Inside one block: which recorded tensors are the sublayers as added to the stream, and which of them is which."""
 
 import re
+from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -35,11 +36,11 @@ def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: lis
             taps["resid_mid"] = Tap(mids.module, "output", first_tensor(mids.output)[1], stream.shape[-1])
     if parts is None:
         reason = "no outputs inside the block add up to its update"
-        missing.update({s: reason for s in ("attn_out", "mlp_out", "mixer_out", "resid_mid")})
+        missing.update({s: reason for s in ("attn_out", "mlp_out", "mixer_out", "extra_out", "resid_mid")})
         roles = _roles_by_name(inner, calls)
     else:
         ordered = sorted(parts, key=lambda p: p.event.order)
-        roles = _roles(ordered, calls)
+        roles = _roles(ordered, calls, event)
         for site, part in roles.items():
             taps[site] = _part_tap(part, stream.shape[-1])
         if not post_norm:
@@ -54,32 +55,35 @@ def _part_tap(part: Part, width: int) -> Tap:
     return Tap(part.event.module, "output", first_tensor(part.event.output)[1], width, scale=part.scale)
 
 
-def _roles(parts: list[Part], calls: list[AttentionCall]) -> dict[str, Part]:
-    """Name the summands: what ends an attention call is attention; the rest by place and, last, by the name it carries."""
+def _roles(parts: list[Part], calls: list[AttentionCall], block: Event) -> dict[str, Part]:
+    """Name the summands: what ends an attention call is attention; the rest by the name it carries and, last, by place.
+
+    A second attention is cross-attention; any further sublayer of a kind that is taken is `extra_out`.
+    """
     roles: dict[str, Part] = {}
     pending = sorted(calls, key=lambda c: c.order)
+    named_mlp = any(_looks_like(_MLP, part, block) for part in parts)
     for position, part in enumerate(parts):
         done = [c for c in pending if c.order < part.event.order]
         pending = [c for c in pending if c not in done]
-        called = bool(done) or (not calls and _looks_like_attention(part))
-        if called:
+        last = position == len(parts) - 1 and len(parts) > 1 and not named_mlp
+        if done or (not calls and _looks_like(_ATTENTION, part, block)):
             site = "cross_attn_out" if "attn_out" in roles else "attn_out"
         else:
-            site = "mlp_out" if _looks_like_mlp(part) or position == len(parts) - 1 and len(parts) > 1 else "mixer_out"
+            other = "extra_out" if "mlp_out" in roles else "mixer_out"
+            site = "mlp_out" if last or _looks_like(_MLP, part, block) else other
         if site in roles:
-            site = next((s for s in ("mlp_out", "mixer_out", "cross_attn_out") if s not in roles), site)
+            site = next((s for s in ("extra_out", "mixer_out", "cross_attn_out") if s not in roles), site)
         roles[site] = part
     return roles
 
 
-def _looks_like_attention(part: Part) -> bool:
-    path = part.event.name.split(".", 2)[-1]
-    return bool(_ATTENTION.search(path) or _ATTENTION.search(type(part.event.module).__name__))
-
-
-def _looks_like_mlp(part: Part) -> bool:
-    path = part.event.name.split(".", 2)[-1]
-    return bool(_MLP.search(path) or _MLP.search(type(part.event.module).__name__))
+def _looks_like(pattern: re.Pattern[str], part: Part, block: Event) -> bool:
+    """By the path inside the block, and by the class without the model's own prefix (`GraniteMoe` is no mixture of experts)."""
+    event, kind = part.event, type(part.event.module).__name__
+    prefix = commonprefix([kind, type(block.module).__name__])
+    path = event.name.removeprefix(f"{block.name}.")
+    return bool(pattern.search(path) or pattern.search(kind.removeprefix(prefix)))
 
 
 def _roles_by_name(inner: list[Event], calls: list[AttentionCall]) -> dict[str, Part]:
@@ -159,6 +163,7 @@ def _explain(taps: dict[str, Tap], missing: dict[str, str]) -> None:
         "attn_out": "this block has no attention",
         "cross_attn_out": "this block has no cross-attention",
         "mixer_out": "this block has no recurrent or convolutional mixer",
+        "extra_out": "this block adds nothing beside its attention, mixer and MLP",
         "mlp_out": "this block has no MLP",
     }
     for site, reason in fallback.items():

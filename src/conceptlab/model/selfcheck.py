@@ -15,6 +15,7 @@ from torch import Tensor
 from conceptlab.errors import ConceptlabError, SiteError
 from conceptlab.model.attention import mix_values
 from conceptlab.model.batch import Batch
+from conceptlab.model.load import probe_inputs
 from conceptlab.model.model import ENDS, Model
 from conceptlab.results import SITES, Edit, Site
 
@@ -59,6 +60,19 @@ class Check:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Inputs to test on: `rows` are run one by one; `batch` holds them together where they are tokens, else None."""
+
+    rows: tuple[Batch | dict[str, Tensor], ...]
+    batch: Batch | None
+
+    @classmethod
+    def of_tokens(cls, batch: Batch) -> "Trial":
+        """The rows of a batch of tokens."""
+        return cls(tuple(batch.select([r]) for r in range(len(batch))), batch)
+
+
 def relative(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference over the largest absolute value."""
     if a.numel() == 0:
@@ -80,41 +94,41 @@ def site_table(model: Model) -> dict[str, tuple[int, ...] | str]:
 
 def check_model(model: Model, texts: Sequence[str] | None = None) -> Check:
     """Test every identity that this model's architecture admits, on `texts` or on seeded tokens of unequal length."""
-    batch = model.encode(list(texts)) if texts else _seeded_batch(model)
+    trial = Trial.of_tokens(model.encode(list(texts))) if texts else seeded_trial(model)
     floating = model.unembedding.dtype if model.has_logits else next(model.module.parameters()).dtype
     limit = 1e-5 if floating == torch.float32 else 3e-2
-    tests: list[tuple[str, float, Callable[[Model, Batch], float]]] = [
+    tests: list[tuple[str, float, Callable[[Model, Trial], float]]] = [
         ("logits equal a plain forward", 0.0, _plain_logits),
         ("parts add up to the stream", limit, _parts),
         ("pattern @ v = z", limit, _pattern),
         ("last lens row = logits", 0.0, _lens),
-        ("batched = alone, right padding", limit, lambda m, b: _alone(m, b, "right")),
-        ("batched = alone, left padding", limit, lambda m, b: _alone(m, b, "left")),
+        ("batched = alone, right padding", limit, lambda m, t: _alone(m, t, "right")),
+        ("batched = alone, left padding", limit, lambda m, t: _alone(m, t, "left")),
         ("writing what was read changes nothing", 0.0, _write_back),
         ("writing something else changes the output", 0.0, _write_other),
     ]
     return Check(
-        model.name, model.revision, model.n_layers, site_table(model), tuple(_run(model, batch, *t) for t in tests)
+        model.name, model.revision, model.n_layers, site_table(model), tuple(_run(model, trial, *t) for t in tests)
     )
 
 
-def _run(model: Model, batch: Batch, name: str, limit: float, test: Callable[[Model, Batch], float]) -> Identity:
+def _run(model: Model, trial: Trial, name: str, limit: float, test: Callable[[Model, Trial], float]) -> Identity:
     try:
-        return Identity(name, test(model, batch), limit)
+        return Identity(name, test(model, trial), limit)
     except ConceptlabError as error:
         return Identity(name, None, limit, str(error).split(": ", 1)[-1])
 
 
-def _seeded_batch(model: Model) -> Batch:
+def seeded_trial(model: Model) -> Trial:
+    """Three rows of seeded tokens of unequal length; for a model that reads no tokens, the trial input it was loaded with."""
     generator = torch.Generator().manual_seed(1)
     config = getattr(model.module, "config", None)
     size = getattr(config, "vocab_size", None) or getattr(getattr(config, "text_config", None), "vocab_size", None)
-    if getattr(model.module, "main_input_name", "input_ids") != "input_ids" or not isinstance(size, int):
-        raise SiteError(f"{model.name} reads no tokens; check it with inputs of its own")
+    if getattr(model.runner, "main_input_name", "input_ids") != "input_ids" or not isinstance(size, int):
+        return Trial((probe_inputs(model.runner),), None)
     lengths = [min(n, model.max_length) for n in (4, 9, 6)]
-    return Batch(
-        tuple(tuple(torch.randint(min(5, size - 1), size, (n,), generator=generator).tolist()) for n in lengths)
-    )
+    rows = tuple(tuple(torch.randint(min(5, size - 1), size, (n,), generator=generator).tolist()) for n in lengths)
+    return Trial.of_tokens(Batch(rows))
 
 
 def _end(model: Model) -> str:
@@ -122,64 +136,66 @@ def _end(model: Model) -> str:
     return "logits" if model.has_logits else "resid_post"
 
 
-def _final(model: Model, batch: Batch, **options: Any) -> Tensor:
+def _final(model: Model, rows: Batch | dict[str, Tensor], **options: Any) -> Tensor:
     end = _end(model)
     layers = None if end == "logits" else [model.n_layers - 1]
-    return model.capture(batch, end, layers=layers, positions="all", **options)[end]
+    return model.capture(rows, end, layers=layers, positions="all", **options)[end]
 
 
-def _plain_logits(model: Model, batch: Batch) -> float:
+def _plain_logits(model: Model, trial: Trial) -> float:
+    row = trial.rows[0]
     if not model.has_logits:
         raise SiteError(model.stack.missing["logits"])
-    row = batch.select([0])
-    inputs = model.padded(row, [0])
+    inputs = model.padded(row, [0]) if isinstance(row, Batch) else row
     with torch.no_grad():
         plain = model.runner(**inputs).logits[0]
     return relative(_final(model, row), plain)
 
 
-def _parts(model: Model, batch: Batch) -> float:
+def _parts(model: Model, trial: Trial) -> float:
     worst = None
     for layer, block in enumerate(model.stack.blocks):
         names = [n for n in ("attn_out", "cross_attn_out", "mixer_out", "mlp_out") if n in block.taps]
-        if not names or block.post_norm or "attn_out" in block.missing and "no outputs" in block.missing["attn_out"]:
+        if not names or block.post_norm or "no outputs" in block.missing.get("attn_out", ""):
             continue
-        acts = model.capture(batch, ["resid_pre", *names, "resid_post"], layers=[layer], positions="all")
-        total = acts["resid_pre"] + sum(acts[n] for n in names)
-        worst = max(worst or 0.0, relative(total, acts["resid_post"]))
+        for row in trial.rows:
+            acts = model.capture(row, ["resid_pre", *names, "resid_post"], layers=[layer], positions="all")
+            total = acts["resid_pre"] + sum(acts[n] for n in names)
+            worst = max(worst or 0.0, relative(total, acts["resid_post"]))
     if worst is None:
         raise SiteError("no block has parts that add up (post-norm blocks re-norm their stream)")
     return worst
 
 
-def _pattern(model: Model, batch: Batch) -> float:
+def _pattern(model: Model, trial: Trial) -> float:
     layers = [i for i in model.layers_with("pattern") if i in model.layers_with("z")]
     if not layers:
-        raise SiteError(
-            site_table(model)["pattern"] if isinstance(site_table(model)["pattern"], str) else "no z beside a pattern"
-        )
+        reason = site_table(model)["pattern"]
+        raise SiteError(reason if isinstance(reason, str) else "no z beside a pattern")
     worst = 0.0
-    for row, layer in product(range(len(batch)), layers):
-        acts = model.capture(batch.select([row]), ["pattern", "v", "z"], layers=[layer], positions="all")
-        pattern, v = acts["pattern"][:, 0].transpose(0, 1)[None], acts["v"][:, 0].transpose(0, 1)[None]
-        worst = max(worst, relative(mix_values(pattern, v)[0], acts["z"][:, 0]))
+    for row, layer in product(trial.rows, layers):
+        acts = model.capture(row, ["pattern", "v", "z"], layers=[layer], positions="all")
+        n = int((acts.row == 0).sum())  # a batch of images has rows of equal length; one row says it all
+        pattern, v = acts["pattern"][:n, 0].transpose(0, 1)[None], acts["v"][:n, 0].transpose(0, 1)[None]
+        worst = max(worst, relative(mix_values(pattern, v)[0], acts["z"][:n, 0]))
     return worst
 
 
-def _lens(model: Model, batch: Batch) -> float:
+def _lens(model: Model, trial: Trial) -> float:
     """Row by row with the forward's own shapes, so that equality can be exact."""
     last, worst = model.n_layers - 1, 0.0
-    for row in range(len(batch)):
-        acts = model.capture(batch.select([row]), ["resid_post", "logits"], layers=[last], positions="all")
+    for row in trial.rows:
+        acts = model.capture(row, ["resid_post", "logits"], layers=[last], positions="all")
         with torch.no_grad():
             worst = max(worst, relative(model.lens(acts.at("resid_post", last)[None])[0], acts["logits"]))
     return worst
 
 
-def _alone(model: Model, batch: Batch, side: str) -> float:
-    together = _final(model, batch, padding_side=side, max_tokens=10**6)
-    alone = torch.cat([_final(model, batch.select([r])) for r in range(len(batch))])
-    return relative(together, alone)
+def _alone(model: Model, trial: Trial, side: str) -> float:
+    if trial.batch is None:
+        raise SiteError("this model reads no tokens, so there is no padding")
+    together = _final(model, trial.batch, padding_side=side, max_tokens=10**6)
+    return relative(together, torch.cat([_final(model, row) for row in trial.rows]))
 
 
 def writable(model: Model) -> list[Site]:
@@ -191,9 +207,9 @@ def writable(model: Model) -> list[Site]:
     return sites
 
 
-def _write_back(model: Model, batch: Batch) -> float:
+def _write_back(model: Model, trial: Trial) -> float:
     """Bitwise, except where an explicit pattern takes the place of a fused kernel (1e-6, tested apart)."""
-    one, worst = batch.select([1]), 0.0
+    one, worst = trial.rows[-1], 0.0
     before = _final(model, one)
     for site in (s for s in writable(model) if s.name != "pattern"):
         value = model.capture(one, site.name, layers=[site.layer or 0], positions="all")[site.name][:, 0]
@@ -202,9 +218,9 @@ def _write_back(model: Model, batch: Batch) -> float:
     return worst
 
 
-def _write_other(model: Model, batch: Batch) -> float:
+def _write_other(model: Model, trial: Trial) -> float:
     """0 when every write is felt; otherwise the number of sites whose writes are ignored."""
-    one, generator = batch.select([1]), torch.Generator().manual_seed(2)
+    one, generator = trial.rows[-1], torch.Generator().manual_seed(2)
     before, ignored = _final(model, one), []
     for site in (s for s in writable(model) if s.name != "pattern"):
         value = model.capture(one, site.name, layers=[site.layer or 0], positions="all")[site.name][:, 0]

@@ -18,6 +18,7 @@ SITES: dict[str, Kind] = {
     "cross_attn_out": "stream",
     "mixer_out": "stream",
     "mlp_out": "stream",
+    "extra_out": "stream",  # a further sublayer: a shared expert beside the routed ones, per-layer embeddings
     "q": "head",
     "k": "kv_head",
     "v": "kv_head",
