@@ -1,5 +1,6 @@
 """Which recorded tensors add up to a block's update? The sublayers *as added* to the stream are found by asking, not by name."""
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -31,12 +32,17 @@ def matches(a: Tensor, b: Tensor, tol: float) -> bool:
 
 
 def distinct(events: list[Event], like: Tensor) -> list[Event]:
-    """Events whose tensor could be a summand of `like`: same numbers of values, last axis d_model; outermost of equal ones."""
+    """Events whose tensor could be a summand of `like`: same numbers of values, last axis d_model; outermost of equal ones.
+
+    A module that runs several times in the block (a shared dropout) is left out: a hook on it would read them all.
+    """
+    runs = Counter(id(event.module) for event in events)
     chosen: dict[tuple[int, tuple[int, ...]], Event] = {}
     for event in events:
         value = event.value
         if (
             value is None
+            or runs[id(event.module)] > 1
             or not value.is_floating_point()
             or value.numel() != like.numel()
             or value.shape[-1] != like.shape[-1]
@@ -76,7 +82,8 @@ def _search(size: int, scaled: bool, gram: Tensor, dots: Tensor, energy: float, 
         sub, b = gram[index][:, index], dots[index]
         if scaled:
             weights = torch.linalg.lstsq(sub, b[:, None]).solution[:, 0]
-            if bool((weights.abs() < 1e-3).any()) or bool((weights.abs() > 1e3).any()):
+            # A multiplier is positive; a negative one takes the stream away again from a tensor that holds it.
+            if bool((weights < 1e-3).any()) or bool((weights > 1e3).any()):
                 continue
         else:
             weights = torch.ones(size, dtype=torch.float64)
