@@ -56,6 +56,9 @@ def _outermost_reader(down: Event, linears: list[Event]) -> Event:
 ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "ffn_act_fn", "mlp_hidden_act", "activation")
 
 
+COMMON = ("silu", "gelu", "relu", "relu2", "sigmoid", "tanh")
+
+
 def _nonlinearities(config: Any, events: list[Event]) -> list[Callable[[Tensor], Tensor | None]]:
     """Functions that may be this MLP's nonlinearity: the config's, and every parameterless module that ran inside it."""
     from transformers.activations import ACT2FN
@@ -66,8 +69,9 @@ def _nonlinearities(config: Any, events: list[Event]) -> list[Callable[[Tensor],
             name = value.get("name") if isinstance(value, dict) else value
             if isinstance(name, str) and name in ACT2FN:
                 found.append(ACT2FN[name])
+    common = [ACT2FN[name] for name in COMMON]  # for files that call one by hand
     modules = [e for e in events if not list(e.module.parameters()) and e.first_input is not None]
-    return [*found, *(_recorded(e) for e in modules)]
+    return [*found, *(_recorded(e) for e in modules), *common]
 
 
 def _recorded(event: Event) -> Callable[[Tensor], Tensor | None]:
