@@ -3,14 +3,13 @@
 import contextlib
 import io
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
 
-from conceptlab.cli import main
+from conceptlab.cli import entry, main
 
 SECONDS = 30  # an input that takes longer counts as a hang
 ACCEPTED = "accepted: the input is harmless"
@@ -39,7 +38,7 @@ def time_limit() -> Iterator[None]:
 
 def enter_behind_the_parser(monkeypatch: pytest.MonkeyPatch, command: Callable[[str], int]) -> None:
     """Let `main` call `command` with the last argument; reading the command line itself is another door."""
-    monkeypatch.setattr(sys.modules["conceptlab.cli.entry"], "_run", lambda arguments: command(arguments[-1]))
+    monkeypatch.setattr(entry, "_run", lambda arguments: command(arguments[-1]))
 
 
 def throw(arguments: list[str]) -> tuple[int, str, str]:
