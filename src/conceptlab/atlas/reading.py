@@ -104,6 +104,6 @@ def make_problem(concept: "Concept", permutations: int, seed: int) -> Problem:
         folds = make_folds(concept.labels, concept.groups, seed=seed)
     except DataError as error:
         raise DataError(f"concept {concept.name!r}: {error}") from error
-    shuffled = permuted_labels(concept.labels, concept.groups, permutations, seed + 1)
+    shuffled = permuted_labels(concept.labels, concept.groups, permutations, seed + 1, folds=folds)
     labels = np.concatenate([concept.labels[None], shuffled])
     return Problem(labels, folds, concept.kind, choose_metric(concept.labels, concept.kind))

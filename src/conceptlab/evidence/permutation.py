@@ -3,30 +3,50 @@
 import numpy as np
 
 
-def permuted_labels(labels: np.ndarray, groups: np.ndarray | None, n: int, seed: int) -> np.ndarray:
+def permuted_labels(
+    labels: np.ndarray, groups: np.ndarray | None, n: int, seed: int, *, folds: np.ndarray | None = None
+) -> np.ndarray:
     """`n` shuffles [n, row] of `labels` [row].
 
     Without groups rows are exchangeable. Where the label is constant inside every group, labels move between whole groups;
-    where groups mix labels (pairs, templates), they move inside each group, so that what a group gives away stays the same.
+    where groups mix labels (pairs, templates), they move inside each group, and between groups of one size as whole sets.
+
+    With `folds` [row] (groups whole in one fold) labels stay inside their fold. Folds are stratified by the real labels; a
+    shuffle across folds would have other shares of a class in training than in test rows, score below chance for that
+    alone, and make noise look found (measured: 15 to 22 % of noise concepts at p <= 0.05 with 200 to 60 rows).
     """
     rng = np.random.default_rng(seed)
-    if groups is None:
-        return _stacked([rng.permutation(labels) for _ in range(n)], labels)
-    ids = np.unique(groups, return_inverse=True)[1]
+    ids = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     first = np.zeros(int(ids.max()) + 1, dtype=labels.dtype)
     first[ids] = labels
-    if bool((first[ids] == labels).all()):
-        return _stacked([rng.permutation(first)[ids] for _ in range(n)], labels)
-    order = np.argsort(ids, kind="stable")
+    fold_of = np.zeros(len(first), dtype=int)
+    if folds is not None:
+        fold_of[ids] = folds
     shuffled = np.empty((n, len(labels)), dtype=labels.dtype)
+    constant = bool((first[ids] == labels).all())
     for row in shuffled:
-        keys = np.lexsort((rng.random(len(labels)), ids))
-        row[order] = labels[keys]
+        if constant:
+            row[:] = _within(first, fold_of, rng)[ids]
+        else:
+            row[:] = _within(labels[_swapped(ids, fold_of, rng)], ids, rng)
     return shuffled
 
 
-def _stacked(rows: list[np.ndarray], like: np.ndarray) -> np.ndarray:
-    return np.stack(rows) if rows else np.empty((0, len(like)), dtype=like.dtype)
+def _within(values: np.ndarray, strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`values` shuffled inside each stratum."""
+    out = np.empty_like(values)
+    out[np.argsort(strata, kind="stable")] = values[np.lexsort((rng.random(len(values)), strata))]
+    return out
+
+
+def _swapped(ids: np.ndarray, fold_of: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each row, the row whose label it gets when whole groups of one size and fold exchange their labels."""
+    sizes = np.bincount(ids)
+    partner = _within(np.arange(len(sizes)), fold_of * (int(sizes.max()) + 1) + sizes, rng)
+    order, start = np.argsort(ids, kind="stable"), np.cumsum(sizes) - sizes
+    source = np.empty_like(order)
+    source[order] = order[start[partner[ids[order]]] + np.arange(len(ids)) - start[ids[order]]]
+    return source
 
 
 def permutation_p(observed: float | np.ndarray, null: np.ndarray) -> np.ndarray:
