@@ -27,7 +27,7 @@ def estimate_run(model: "Model", concepts: "ConceptSet", *, permutations: int, q
     per_text = (time.monotonic() - start) / len(trial)
     rows = sum(c.n for c in concepts) * (1 if quick else 3)
     replays = len(concepts) * EFFECT_ROWS * n_random * 4
-    share = 1.2 / max(np.mean(batch.lengths), 2)
+    share = 1.2 / max(float(np.mean(batch.lengths)), 2.0)
     seconds = rows * per_text + replays * per_text * share
     for concept in concepts:
         classes = len(concept.class_names) if concept.kind == "classes" else 1
@@ -50,5 +50,5 @@ def _seconds_a_column(n: int, d: int) -> float:
 def _peak_bytes(model: "Model", concepts: "ConceptSet") -> int:
     """Weights, the libraries, and the widest concept's activations (twice, while they are put in order)."""
     weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
-    row = 4 * ((model.n_layers + 1) * model.d_model * 2 + model.n_layers * (model.d_model + model.d_mlp))
+    row = 4 * ((model.n_layers + 1) * model.d_model * 3 + model.n_layers * (model.d_model + model.d_mlp))
     return int(weights + 4.5e8 + 2 * max(c.n for c in concepts) * row)

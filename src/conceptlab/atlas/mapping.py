@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,46 +58,51 @@ def map_concepts(  # noqa: PLR0913 - the settings of a run
         locate(model, concept)
         make_problem(concept, 0, seed)
     progress.say(str(estimate_run(model, concepts, permutations=permutations, quick=quick, n_random=n_random)))
-    maps = _map_all(model, concepts, provenance, Path(out) if out else None, progress)
-    maps = decide(maps)
-    atlas = Atlas(
-        model=describe(model), concepts=tuple(maps), geometry=_geometry(model, maps, provenance),
-        provenance=replace(provenance, passes=sum(m.depth.provenance.passes for m in maps)),
-        seconds=time.monotonic() - start,
-    )  # fmt: skip
-    if out is not None:
-        atlas.save(out)
-        atlas.report(Path(out) / "report.html")
+    with _checkpoint(model, concepts, provenance, out) as run:
+        maps = decide(_map_all(model, concepts, provenance, run, progress))
+        atlas = Atlas(
+            model=describe(model), concepts=tuple(maps), geometry=_geometry(model, maps, provenance),
+            provenance=replace(provenance, passes=sum(m.depth.provenance.passes for m in maps)),
+            seconds=time.monotonic() - start,
+        )  # fmt: skip
+        if out is not None and run is not None:
+            atlas.save(out)
+            atlas.report(Path(out) / "report.html")
+            run.clear()
     return atlas
 
 
+def _checkpoint(
+    model: "Model", concepts: "ConceptSet", provenance: Provenance, out: Path | str | None
+) -> AbstractContextManager[Checkpoint | None]:
+    """Where finished concepts are kept until the atlas is written: what determines the results is the key."""
+    if out is None:
+        return nullcontext(None)
+    key = {
+        "model": model.name, "revision": model.revision, "data": concepts.data_hash, "seed": provenance.seed,
+        "settings": dict(provenance.settings), "versions": dict(provenance.versions),
+    }  # fmt: skip
+    return Checkpoint(Path(out) / ".run", key)
+
+
 def _map_all(
-    model: "Model", concepts: "ConceptSet", provenance: Provenance, out: Path | None, progress: Progress
+    model: "Model", concepts: "ConceptSet", provenance: Provenance, run: Checkpoint | None, progress: Progress
 ) -> list[ConceptMap]:
-    """Map the concepts one by one; with `out` each is committed when it is done and not done again."""
-    settings = dict(provenance.settings)
-    options = {name: settings[name] for name in ("permutations", "quick", "n_random")}
+    """Map the concepts one by one; with `run` each is committed when it is done and not done again."""
+    options = {name: provenance.settings[name] for name in ("permutations", "quick", "n_random")}
+    maps = []
     with progress.task("concepts", len(concepts) * STEPS) as task:
-        if out is None:
-            return [map_concept(model, c, provenance, on_step=task.advance, **options) for c in concepts]
-        maps = []
-        key = {
-            "model": model.name, "revision": model.revision, "data": concepts.data_hash, "seed": provenance.seed,
-            "settings": settings, "versions": dict(provenance.versions),
-        }  # fmt: skip
-        with Checkpoint(out / ".run", key) as run:
-            for concept in concepts:
-                folder = run.finished(slug(concept.name))
-                if folder is None:
-                    made = map_concept(model, concept, provenance, on_step=task.advance, **options)
-                    with run.part(slug(concept.name)) as part:
-                        save_concept(part / "concept", made)
-                    maps.append(made)
-                else:
-                    maps.append(load_concept(folder / "concept"))
-                    task.advance(STEPS)
-            run.clear()
-        return maps
+        for concept in concepts:
+            folder = None if run is None else run.finished(slug(concept.name))
+            if folder is not None:
+                maps.append(load_concept(folder / "concept"))
+                task.advance(STEPS)
+                continue
+            maps.append(map_concept(model, concept, provenance, on_step=task.advance, **options))
+            if run is not None:
+                with run.part(slug(concept.name)) as part:
+                    save_concept(part / "concept", maps[-1])
+    return maps
 
 
 def decide(maps: Sequence[ConceptMap]) -> list[ConceptMap]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from conceptlab.atlas.atlas import ConceptMap
 from conceptlab.atlas.reading import Reading, make_problem, read_concept, read_noised, read_quantised
@@ -18,7 +17,8 @@ from conceptlab.find.neurons.readable_neurons import readable_neurons
 from conceptlab.measure.probing.columns import Problem
 from conceptlab.measure.probing.control_task import control_task
 from conceptlab.measure.probing.description_length import description_length
-from conceptlab.measure.probing.layer_probe import LayerProbe, probe_layers
+from conceptlab.measure.probing.layer_probe import LayerProbe, held_out_curve, probe_layers
+from conceptlab.numerics.linear_fit import Rotated, rotated_layers
 from conceptlab.results import Provenance, Scores, Units
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ def map_concept(  # noqa: PLR0913 - the settings of a run
     reading = read_concept(model, concept)
     on_step()
     names = layer_names(model.n_layers)
-    probe = probe_layers(reading.stream, problem, concept.groups, layer_names=names, seed=seed)
+    rotated = list(rotated_layers(reading.stream))
+    probe = probe_layers(rotated, problem, concept.groups, layer_names=names, seed=seed)
     on_step()
-    warnings = list(reading.warnings)
-    curve = _with_controls(probe, reading, concept, problem, seed)
+    warnings = [*reading.warnings, *_few_shuffles(problem)]
+    curve = _with_controls(probe, rotated, reading, concept, problem, seed)
+    del rotated
     for name, stream in _robustness(model, concept, reading, quick, seed, warnings):
-        curve[name] = ("layer", _held_out_curve(stream, problem, names, seed))
+        curve[name] = ("layer", held_out_curve(stream, problem))
     on_step()
     units = _units(reading, problem, provenance)
     use = measure_use(
@@ -82,13 +84,24 @@ def _top(units: Units | None) -> tuple[str, ...]:
     return () if units is None else tuple(map(str, units.top(SHOWN, q_max=Q_MAX)))
 
 
-def _with_controls(probe: LayerProbe, reading: Reading, concept: "Concept", problem: Problem, seed: int) -> xr.Dataset:
+def _few_shuffles(problem: Problem) -> list[str]:
+    """A warning where the labels of few groups cannot be shuffled in many ways, which bounds p from below."""
+    shuffled = problem.labels[1:]
+    ways = len(np.unique(shuffled, axis=0))
+    if ways > len(shuffled) / 2:
+        return []
+    return [
+        f"labels can be shuffled in only about {ways} ways between the groups of a fold; more groups allow a smaller p"
+    ]
+
+
+def _with_controls(
+    probe: LayerProbe, rotated: list[Rotated], reading: Reading, concept: "Concept", problem: Problem, seed: int
+) -> xr.Dataset:
     """The depth table with the control task, its selectivity, and the code length's compression beside its shuffled one."""
     types = reading.token if len(np.unique(reading.token)) > 1 or concept.groups is None else concept.groups
-    task = control_task(reading.stream, concept.labels, concept.kind, types, seed=seed)
-    compression = description_length(
-        reading.stream, concept.labels, concept.kind, control=problem.labels[1:4], seed=seed
-    )
+    task = control_task(rotated, concept.labels, concept.kind, types, seed=seed)
+    compression = description_length(rotated, concept.labels, concept.kind, control=problem.labels[1:4], seed=seed)
     columns = {
         "control_task": task.control.mean(1),
         "selectivity": task.selectivity,
@@ -109,11 +122,6 @@ def _robustness(model: "Model", concept: "Concept", reading: Reading, quick: boo
     except DataError as error:
         warnings.append(f"noised inputs were left out: {error}")
     yield "quantised", read_quantised(model, reading)
-
-
-def _held_out_curve(stream: Tensor, problem: Problem, names: list[str], seed: int) -> np.ndarray:
-    real = Problem(problem.labels[:1], problem.folds, problem.kind, problem.metric)
-    return probe_layers(stream, real, layer_names=names, seed=seed).curve["score"].values
 
 
 def _units(reading: Reading, problem: Problem, provenance: Provenance) -> list[Units]:

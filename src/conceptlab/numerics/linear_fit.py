@@ -9,6 +9,7 @@ Least arithmetic: 4 n r flops a column and step (Z @ direction, Z' @ residual; r
 bytes: Z is read twice a step for all columns together.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,21 @@ class Rotated:
         w = (self.basis @ u) / self.scale[:, None]
         return w, b - self.mean @ w
 
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.z.shape[0]
+
+    @property
+    def d(self) -> int:
+        """Width of the features as they came."""
+        return self.mean.shape[0]
+
+    def rows(self, chosen: Tensor) -> "Rotated":
+        """Some of the rows (a mask or indices [row]); the energy is scaled to their number, which is all it is used for."""
+        z = self.z[chosen]
+        return Rotated(z, self.energy * (len(z) / self.n), self.basis, self.mean, self.scale)
+
 
 def rotate(x: Tensor, *, standardise: bool = True) -> Rotated:
     """Centre, scale to unit variance (if `standardise`; over all rows, which uses no label) and rotate `x` [row, d]."""
@@ -42,17 +58,31 @@ def rotate(x: Tensor, *, standardise: bool = True) -> Rotated:
     mean = x.mean(0)
     centred = x - mean
     spread = centred.square().mean(0).sqrt()
-    scale = (
-        torch.where(spread > 1e-7 * spread.max().clamp_min(1e-30), spread, 1.0)
-        if standardise
-        else torch.ones_like(spread)
-    )
+    # a column that varies by its rounding errors only is left small, not blown up to unit variance
+    alive = (spread > 1e-7 * spread.max().clamp_min(1e-30)) & (spread > 1e-6 * mean.abs())
+    scale = torch.where(alive, spread, 1.0) if standardise else torch.ones_like(spread)
     centred = centred / scale
     gram = centred.double().T @ centred.double() if x.shape[1] <= 256 else (centred.T @ centred).double()
     energy, basis = torch.linalg.eigh(gram)
     keep = energy > energy[-1] * 1e-10 if x.shape[1] <= 256 else energy > energy[-1] * 1e-7
     basis = basis[:, keep].float()
     return Rotated(centred @ basis, energy[keep].float(), basis, mean, scale)
+
+
+Layers = Tensor | Sequence[Rotated]  # features [row, layer, d], or the same already rotated layer by layer
+
+
+def rotated_layers(features: Layers) -> Iterator[Rotated]:
+    """Each layer of `features`, rotated one at a time where it is not yet."""
+    if isinstance(features, Tensor):
+        yield from (rotate(features[:, layer]) for layer in range(features.shape[1]))
+    else:
+        yield from features
+
+
+def count_layers(features: Layers) -> int:
+    """Number of layers."""
+    return features.shape[1] if isinstance(features, Tensor) else len(features)
 
 
 @dataclass
@@ -158,6 +188,9 @@ def _advance(x: Rotated, state: _Columns, h: Tensor, loss: Loss, c: float) -> No
         if not bool(worse.any()):
             break
         t = torch.where(worse, t * 0.5, t)
+    else:
+        p, logits = state.p + t * direction, state.logits + t * move
+        f = _objective(p, logits, state.y, state.mask, loss, c)
     old = state.g
     state.p, state.logits, state.f = p, logits, f
     state.g = _gradient(x, state, loss, c)

@@ -1,5 +1,6 @@
 """Scores of held-out predictions, for many columns at once."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,3 +39,22 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - a.mean(0), b - b.mean(0)
     scale = (a.square().sum(0) * b.square().sum(0)).sqrt()
     return torch.where(scale > 0, (a * b).sum(0) / scale.clamp_min(1e-30), 0.0)
+
+
+def weighted_auc(decision: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC [draw] of `decision` [row] for `positive` [row] (0/1) with row weights [draw, row]; ties half, 0.5 for one class."""
+    order = np.argsort(decision, kind="stable")
+    start = np.flatnonzero(np.r_[True, np.diff(decision[order]) > 0])
+    up = np.add.reduceat(weights[:, order] * positive[order], start, axis=1)
+    down = np.add.reduceat(weights[:, order] * (1 - positive[order]), start, axis=1)
+    below = np.cumsum(down, 1) - down / 2
+    pairs = up.sum(1) * down.sum(1)
+    return np.where(pairs > 0, (up * below).sum(1) / np.maximum(pairs, 1e-30), 0.5)
+
+
+def weighted_pearson(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Correlation [draw] of `a` and `b` [row] with row weights [draw, row]; 0 where one of them is constant."""
+    share = weights / np.maximum(weights.sum(1, keepdims=True), 1e-30)
+    a, b = a - (share @ a)[:, None], b - (share @ b)[:, None]
+    scale = np.sqrt((share * a**2).sum(1) * (share * b**2).sum(1))
+    return np.where(scale > 1e-30, (share * a * b).sum(1) / np.maximum(scale, 1e-30), 0.0)

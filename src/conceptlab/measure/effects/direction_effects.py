@@ -5,7 +5,6 @@ makes the same move, coordinate for coordinate and so norm for norm, inside a ra
 Cost: (2 + 2 * n_random) replays of the rows from the changed block, of one token where the KV cache allows.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conceptlab.measure.effects.beside_random import summarise
-from conceptlab.measure.effects.judges import Judge
+from conceptlab.measure.effects.judges import Judge, copies_that_fit
 
 if TYPE_CHECKING:
     from conceptlab.model.replay import Replay
@@ -79,7 +78,7 @@ def direction_effects(  # noqa: PLR0913 - one experiment, fully stated
 def replay_moves(replay: "Replay", judge: Judge, layer: int, moves: Tensor) -> dict[str, np.ndarray]:
     """Losses {reading: [copy, row]} of adding `moves` [copy, row, d_model] to the stream entering `layer` at the read position."""
     parts: list[dict[str, Tensor]] = []
-    for chunk in _chunks(moves, replay, judge):
+    for chunk in moves.split(copies_that_fit(replay, judge)):
         if layer == replay.model.n_layers:
             changed = replay.at_read + chunk
             same = bool((replay.read == replay.last).all())
@@ -90,10 +89,3 @@ def replay_moves(replay: "Replay", judge: Judge, layer: int, moves: Tensor) -> d
         stream[index, replay.read.repeat(len(chunk))] += chunk.reshape(len(stream), -1)
         parts.append(judge.losses(*replay.run(layer, stream)))
     return {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in judge.readings}
-
-
-def _chunks(moves: Tensor, replay: "Replay", judge: Judge, budget_bytes: int = 1 << 27) -> Iterator[Tensor]:
-    """Copies that fit the memory budget together: logits and streams are what grows."""
-    width = 0 if judge.clean_logits is None else judge.clean_logits.shape[-1] * 3
-    per_copy = 4 * replay.n_rows * (width + replay.streams.shape[2] * moves.shape[-1] * 12)
-    yield from moves.split(max(1, budget_bytes // per_copy))

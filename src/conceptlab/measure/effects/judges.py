@@ -107,6 +107,13 @@ def make_judge(
     )
 
 
+def copies_that_fit(replay: "Replay", judge: Judge, budget_bytes: int = 1 << 27) -> int:
+    """How many copies of the rows may run together: logits, and what a block holds of every column, are what grows."""
+    width = 0 if judge.clean_logits is None else judge.clean_logits.shape[-1] * 3
+    in_block = replay.streams.shape[2] * (replay.streams.shape[3] * 8 + replay.model.d_mlp * 2)
+    return max(1, budget_bytes // (4 * replay.n_rows * (width + in_block)))
+
+
 def word_ids(model: "Model", words: Sequence[Sequence[str]]) -> tuple[tuple[Tensor, ...] | None, str]:
     """First token of each label word as it follows a text, per class; None and a note where two classes share one."""
     ids = []

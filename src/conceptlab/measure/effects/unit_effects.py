@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conceptlab.measure.effects.beside_random import summarise
-from conceptlab.measure.effects.judges import Judge
+from conceptlab.measure.effects.judges import Judge, copies_that_fit
 from conceptlab.results import Site
 
 if TYPE_CHECKING:
@@ -48,12 +48,7 @@ def unit_effects(  # noqa: PLR0913 - one experiment, fully stated
         wanted[0, list(layers).index(unit.layer or 0), list(unit.units)] = True
     sets = np.concatenate([wanted, random_sets(int(wanted.sum()), means.shape[:2], n_random, seed, avoid=wanted[0])])
     parts: list[dict[str, Tensor]] = []
-    per_copy = (
-        4
-        * replay.n_rows
-        * (means.shape[1] * 4 + (0 if judge.clean_logits is None else judge.clean_logits.shape[-1] * 3))
-    )
-    for chunk in torch.from_numpy(sets).split(max(1, (1 << 27) // per_copy)):
+    for chunk in torch.from_numpy(sets).split(copies_that_fit(replay, judge)):
         parts.append(judge.losses(*_ablated(replay, chunk.to(means.device), means, site, layers)))
     name = "ablate heads" if site == "z" else "ablate neurons"
     losses = {r: torch.cat([p[r] for p in parts]).double().cpu().numpy() for r in judge.readings}

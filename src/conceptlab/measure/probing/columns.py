@@ -71,8 +71,7 @@ def decisions(
     """Decision values [held-out row, draw, class] of probes trained without the folds `out`; `budget` bounds row x column."""
     held = torch.from_numpy(np.isin(problem.folds, out))
     targets = problem.targets()
-    train, test = x.z[~held], x.z[held]
-    part = Rotated(train, x.energy * (len(train) / len(x.z)), x.basis, x.mean, x.scale)
+    part, test = x.rows(~held), x.z[held]
     loss = "squared" if problem.kind == "graded" else "logistic"
     found = []
     for columns in targets[~held].split(max(1, budget // len(targets)), dim=1):

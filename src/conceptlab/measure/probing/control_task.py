@@ -9,10 +9,10 @@ Source: Hewitt and Liang 2019, Designing and Interpreting Probes with Control Ta
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from conceptlab.measure.probing.columns import Kind, Problem, decisions, default_c, score
-from conceptlab.numerics.linear_fit import rotate
+from conceptlab.numerics.linear_fit import Layers, Rotated, count_layers, rotated_layers
 
 CARD = {
     "name": "control tasks",
@@ -38,7 +38,7 @@ class ControlTask:
 
 
 def control_task(  # noqa: PLR0913 - the protocol, fully stated
-    features: Tensor,
+    features: Layers,
     labels: np.ndarray,
     kind: Kind,
     types: np.ndarray,
@@ -51,7 +51,7 @@ def control_task(  # noqa: PLR0913 - the protocol, fully stated
 
     Folds split rows inside types. Fewer than 2 types of several rows, or fewer than 20 such rows, give NaN (nothing to learn).
     """
-    n_layers = features.shape[1]
+    n_layers = count_layers(features)
     ids, counts = np.unique(types, return_inverse=True, return_counts=True)[1:]
     kept = np.flatnonzero(counts[ids] >= 2)
     if len(kept) < 20 or len(np.unique(ids[kept])) < 2:
@@ -64,7 +64,8 @@ def control_task(  # noqa: PLR0913 - the protocol, fully stated
     problem = Problem(
         stacked, rows_within_types(ids[kept], n_folds, rng), kind, "r" if kind == "graded" else "accuracy"
     )
-    scores = np.stack([_layer(features[kept][:, layer], problem) for layer in range(n_layers)])
+    rows = torch.from_numpy(kept)
+    scores = np.stack([_layer(x.rows(rows), problem) for x in rotated_layers(features)])
     return ControlTask(scores[:, 0], scores[:, 1:])
 
 
@@ -77,10 +78,10 @@ def rows_within_types(ids: np.ndarray, n_folds: int, rng: np.random.Generator) -
     return folds
 
 
-def _layer(x: Tensor, problem: Problem) -> np.ndarray:
-    rotated, total = rotate(x), np.zeros(len(problem.labels))
+def _layer(x: Rotated, problem: Problem) -> np.ndarray:
+    total = np.zeros(len(problem.labels))
     for fold in np.unique(problem.folds):
         rows = np.flatnonzero(problem.folds == fold)
-        values = decisions(rotated, problem, (int(fold),), tol=1e-2, c=default_c(*x.shape))
+        values = decisions(x, problem, (int(fold),), tol=1e-2, c=default_c(x.n, x.d))
         total += score(problem, rows, values).double().numpy() * len(rows)
     return total / len(problem.folds)

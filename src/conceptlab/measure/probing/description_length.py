@@ -6,12 +6,14 @@ Source: Voita and Titov 2020, Information-Theoretic Probing with Minimum Descrip
 Departure: the probe is the L2-logistic one of every other score here, not an early-stopped network.
 """
 
+from itertools import product
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from conceptlab.measure.probing.columns import Kind
-from conceptlab.numerics.linear_fit import Rotated, fit_columns, rotate
+from conceptlab.numerics.linear_fit import Layers, Rotated, count_layers, fit_columns, rotated_layers
 
 CARD = {
     "name": "description length",
@@ -23,10 +25,11 @@ CARD = {
 }
 ENDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 CLAMP = 1e-6
+SMALL = 64  # rows
 
 
 def description_length(
-    features: Tensor,
+    features: Layers,
     labels: np.ndarray,
     kind: Kind,
     *,
@@ -40,13 +43,11 @@ def description_length(
     """
     stacked = labels[None] if control is None else np.concatenate([labels[None], control])
     if kind == "graded":
-        return np.full((features.shape[1], len(stacked)), np.nan)
+        return np.full((count_layers(features), len(stacked)), np.nan)
     k = int(labels.max()) + 1
     rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(labels)) for _ in range(n_orders)]
-    bits = np.array(
-        [[_bits(features[o, layer], stacked[:, o], k) for o in orders] for layer in range(features.shape[1])]
-    )
+    places = np.array([np.argsort(rng.permutation(len(labels))) for _ in range(n_orders)])
+    bits = np.array([_bits(x, places, stacked, k) for x in rotated_layers(features)])
     return len(labels) * np.log2(k) / bits.mean(1)
 
 
@@ -56,19 +57,37 @@ def block_ends(n: int, k: int) -> list[int]:
     return [e for e in ends if e < n] + [n]
 
 
-def _bits(x: Tensor, labels: np.ndarray, k: int) -> np.ndarray:
-    """Bits [labelling] to send `labels` [labelling, row] in the given order."""
-    ends, rotated = block_ends(len(x), k), rotate(x)
-    total = np.full(len(labels), ends[0] * np.log2(k))
+def merged(ends: list[int]) -> list[list[int]]:
+    """Block numbers that are fitted together: all the small ones (they cost calls, not arithmetic), then one by one."""
+    blocks = range(len(ends) - 1)
+    small = [b for b in blocks if ends[b] <= SMALL]
+    return [small] * bool(small) + [[b] for b in blocks if ends[b] > SMALL]
+
+
+def _bits(x: Rotated, places: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Bits [order, labelling] to send `labels` [labelling, row] when row i comes as number `places` [order, row]."""
+    ends = block_ends(x.n, k)
+    total = np.full((len(places), len(labels)), ends[0] * np.log2(k))
     hot = torch.nn.functional.one_hot(torch.from_numpy(labels.T.copy()).long(), k).float()
     targets = hot.flatten(1) if k > 2 else hot[..., 1]
-    for start, stop in zip(ends, ends[1:], strict=False):
-        energy = rotated.energy * (start / len(x))
-        part = Rotated(rotated.z[:start], energy, rotated.basis, rotated.mean, rotated.scale)
-        fit = fit_columns(part, targets[:start], torch.ones(start, 1).expand(start, targets.shape[1]), c=1.0, tol=1e-2)
-        logits = rotated.z[start:stop] @ fit.u + fit.b
-        p = torch.sigmoid(logits)
-        p = p.unflatten(1, (len(labels), k)) if k > 2 else torch.stack([1 - p, p], -1)
-        own = (p / p.sum(-1, keepdim=True) * hot[start:stop]).sum(-1)
-        total += -own.clamp_min(CLAMP).log2().sum(0).double().numpy()
+    place, width = torch.from_numpy(places.T.copy()), targets.shape[1]
+    for blocks in merged(ends):
+        # columns: block x order x labelling (x class); a column sees the rows that came before its block
+        starts = torch.tensor([ends[b] for b in blocks])
+        rows = (place < starts.max()).any(1)
+        seen = (place[rows, None, :] < starts[:, None]).flatten(1).float()
+        y = targets[rows].repeat(1, seen.shape[1])
+        fit = fit_columns(x.rows(rows), y, seen.repeat_interleave(width, 1), c=1.0, tol=1e-2)
+        columns = zip(fit.u.split(width, 1), fit.b.split(width), strict=True)
+        for (b, order), (u, bias) in zip(product(blocks, range(len(places))), columns, strict=True):
+            new = (place[:, order] >= ends[b]) & (place[:, order] < ends[b + 1])
+            total[order] += _cost(x.z[new] @ u + bias, hot[new])
     return total
+
+
+def _cost(logits: Tensor, hot: Tensor) -> np.ndarray:
+    """Bits [labelling] of `logits` [row, labelling * class] (two classes: one logit) for one-hot labels."""
+    p = torch.sigmoid(logits)
+    p = p.unflatten(1, hot.shape[1:]) if hot.shape[2] > 2 else torch.stack([1 - p, p], -1)
+    own = (p / p.sum(-1, keepdim=True) * hot).sum(-1)
+    return -own.clamp_min(CLAMP).log2().sum(0).double().numpy()

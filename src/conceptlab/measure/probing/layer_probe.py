@@ -19,7 +19,8 @@ from torch import Tensor
 from conceptlab.evidence import bootstrap_mean, permutation_p, resample_counts
 from conceptlab.measure.probing.columns import Metric, Problem, correct, decisions, default_c, score
 from conceptlab.measure.probing.curve import converging_points
-from conceptlab.numerics.linear_fit import rotate
+from conceptlab.numerics.linear_fit import Layers, count_layers, rotated_layers
+from conceptlab.numerics.ranks import weighted_auc, weighted_pearson
 
 CARD = {
     "name": "layer-wise probe",
@@ -65,7 +66,7 @@ class _Sweep:
 
 
 def probe_layers(  # noqa: PLR0913 - the protocol, fully stated
-    features: Tensor,
+    features: Layers,
     problem: Problem,
     groups: np.ndarray | None = None,
     *,
@@ -79,10 +80,8 @@ def probe_layers(  # noqa: PLR0913 - the protocol, fully stated
 
     Intervals are 95 % bootstraps over rows, or over `groups`. `on_layer` is called after each layer.
     """
-    c = default_c(*features.shape[::2]) if c is None else c
-    n_layers = features.shape[1]
-    names = layer_names or [str(i) for i in range(n_layers)]
-    sweep = _sweep(features, problem, c, tol, on_layer)
+    names = layer_names or [str(i) for i in range(count_layers(features))]
+    sweep = _sweep(features, problem, problem.exclusions, c=c, tol=tol, on_layer=on_layer)
     weights = np.bincount(problem.folds) / len(problem.folds)
     chosen = sweep.inner.argmax(0)  # [fold, draw]
     nested = (np.take_along_axis(sweep.outer, chosen[None], 0)[0] * weights[:, None]).sum(0)
@@ -91,11 +90,12 @@ def probe_layers(  # noqa: PLR0913 - the protocol, fully stated
     points = converging_points(by_layer[:, 0], by_layer[:, 1:], problem.metric)
     rows = np.arange(len(problem.folds))
     picked = torch.stack(sweep.held)[torch.from_numpy(chosen[problem.folds, 0]), torch.from_numpy(rows)]
+    low, high = score_intervals(problem, picked[None], groups, seed)[0]
     return LayerProbe(
         curve=curve,
         metric=problem.metric,
         score=float(nested[0]),
-        interval=score_interval(problem, picked, groups, seed),
+        interval=(float(low), float(high)),
         null=nested[1:],
         p=float(permutation_p(nested[0], nested[1:])) if len(nested) > 1 else float("nan"),
         best_layer=int(by_layer[:, 0].argmax()),
@@ -105,15 +105,31 @@ def probe_layers(  # noqa: PLR0913 - the protocol, fully stated
     )
 
 
-def _sweep(features: Tensor, problem: Problem, c: float, tol: float, on_layer: Callable[[], None]) -> _Sweep:
-    n_layers, k, draws = features.shape[1], problem.n_folds, len(problem.labels)
+def held_out_curve(features: Layers, problem: Problem, *, c: float | None = None, tol: float = 1e-2) -> np.ndarray:
+    """Held-out score [layer] of the real labels alone: the curve of `probe_layers`, without nesting, null or intervals."""
+    single = [out for out in problem.exclusions if len(out) == 1]
+    sweep = _sweep(features, _real(problem), single, c=c, tol=tol, on_layer=lambda: None)
+    weights = np.bincount(problem.folds) / len(problem.folds)
+    return (sweep.outer[..., 0] * weights).sum(1)
+
+
+def _sweep(
+    features: Layers,
+    problem: Problem,
+    exclusions: list[tuple[int, ...]],
+    *,
+    c: float | None,
+    tol: float,
+    on_layer: Callable[[], None],
+) -> _Sweep:
+    n_layers, k, draws = count_layers(features), problem.n_folds, len(problem.labels)
     outer, inner = np.zeros((n_layers, k, draws)), np.zeros((n_layers, k, draws))
     held = []
-    for layer in range(n_layers):
-        x = rotate(features[:, layer])
+    for layer, x in enumerate(rotated_layers(features)):
         real = torch.zeros(len(problem.folds), problem.n_classes)
-        for out in problem.exclusions:
-            values = decisions(x, problem, out, tol=tol, c=c)
+        strength = default_c(x.n, x.d) if c is None else c
+        for out in exclusions:
+            values = decisions(x, problem, out, tol=tol, c=strength)
             rows = np.flatnonzero(np.isin(problem.folds, out))
             for fold in out:
                 mine = problem.folds[rows] == fold
@@ -132,7 +148,7 @@ def _sweep(features: Tensor, problem: Problem, c: float, tol: float, on_layer: C
 def _curve_table(
     sweep: _Sweep, problem: Problem, by_layer: np.ndarray, groups: np.ndarray | None, names: list[str], seed: int
 ) -> xr.Dataset:
-    bounds = np.array([score_interval(problem, held, groups, seed) for held in sweep.held])
+    bounds = score_intervals(problem, torch.stack(sweep.held), groups, seed)
     null = by_layer[:, 1:] if by_layer.shape[1] > 1 else np.full((len(names), 1), np.nan)
     columns = {
         "score": by_layer[:, 0],
@@ -145,17 +161,28 @@ def _curve_table(
     return xr.Dataset({k: ("layer", v) for k, v in columns.items()}, coords={"layer": names})
 
 
-def score_interval(problem: Problem, values: Tensor, groups: np.ndarray | None, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the held-out score of decision values [row, class] on the real labels."""
-    rows = np.arange(len(values))
+def score_intervals(problem: Problem, values: Tensor, groups: np.ndarray | None, seed: int) -> np.ndarray:
+    """95 % bootstrap intervals [set, 2] of the held-out scores of decision values [set, row, class] on the real labels.
+
+    AUC and r are taken inside each fold, as the score is: the folds' probes need not agree on where 0 lies. Where every row
+    is right (or wrong) no resample can say otherwise; then the exact binomial bound for that many rows or groups is given.
+    """
+    n = values.shape[1]
     if problem.metric == "accuracy":
-        low, high = bootstrap_mean(correct(_real(problem), rows, values[:, None])[:, 0].numpy(), groups, seed=seed)
-        return float(low), float(high)
-    counts = resample_counts(len(rows), groups, 200, seed)
-    draws = [np.repeat(rows, c) for c in counts]
-    found = [float(score(_real(problem), d, values[torch.from_numpy(d)][:, None])[0]) for d in draws]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+        right = np.stack([correct(_real(problem), np.arange(n), v[:, None])[:, 0].numpy() for v in values], 1)
+        low, high = bootstrap_mean(right, groups, seed=seed)
+        bound = 0.025 ** (1 / (n if groups is None else len(np.unique(groups))))
+        low = np.where(right.all(0), np.minimum(low, bound), low)
+        return np.stack([low, np.where(right.any(0), high, np.maximum(high, 1 - bound))], 1)
+    counts = resample_counts(n, groups, 500, seed).astype(float)
+    found = weighted_pearson if problem.metric == "r" else weighted_auc
+    real, totals = problem.labels[0].astype(float), np.zeros((len(values), len(counts)))
+    for fold in range(problem.n_folds):
+        rows = problem.folds == fold
+        drawn, shown = counts[:, rows], values[:, torch.from_numpy(rows), 0].double().numpy()
+        for total, one in zip(totals, shown, strict=True):
+            total += found(one, real[rows], drawn) * drawn.sum(1)
+    return np.quantile(totals / counts.sum(1), [0.025, 0.975], axis=1).T
 
 
 def _real(problem: Problem) -> Problem:
