@@ -33,6 +33,7 @@ class Instrument:
     prompt: Tensor | None = None
     chunk: tuple[Tensor, int] | None = None
     attention: list[tuple[int, str, bool, Visit]] = field(default_factory=list)
+    overwritten: set[str] = field(default_factory=set)  # sites whose tensors this model goes on to write into
     _depth: int = 0
     _mask: Tensor | None = None
     _cached: int = 0

@@ -51,31 +51,30 @@ class Layout:
     ) -> tuple[Tensor, Tensor]:
         """Row and column indices of the asked positions that lie in this forward (`n_cols`, `offset` for the key axis)."""
         n_cols, offset = n_cols or self.n_cols, self.offset if offset is None else offset
-        rows, cols = [], []
-        for row in range(self.n_rows):
-            real = self._positions(positions, row)
-            column = real + self.pad_left[row] - offset
-            column = column[(column >= 0) & (column < n_cols)]
-            cols.append(column)
-            rows.append(torch.full_like(column, row))
-        return torch.cat(rows), torch.cat(cols)
+        rows, real = self._chosen(positions)
+        column = real + self.pad_left[rows] - offset
+        inside = (column >= 0) & (column < n_cols)
+        return rows[inside], column[inside]
 
-    def _positions(self, positions: Positions, row: int) -> Tensor:
-        length, prompt = int(self.length[row]), int(self.prompt[row])
+    def _chosen(self, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Row and real-token position of everything asked for, row by row."""
         if isinstance(positions, str):
-            if positions == "all":
-                return torch.arange(length)
             if positions == "last":
-                return torch.tensor([prompt - 1])
-            raise SiteError(f"positions {positions!r} are not known; use 'all', 'last' or real-token indices")
-        chosen = positions[row] if len(positions) and isinstance(positions[0], (list, tuple)) else positions
-        index = torch.as_tensor([p + prompt if p < 0 else p for p in chosen], dtype=torch.long)  # type: ignore[operator, union-attr]
+                return torch.arange(self.n_rows), self.prompt - 1
+            if positions != "all":
+                raise SiteError(f"positions {positions!r} are not known; use 'all', 'last' or real-token indices")
+            starts = self.length.cumsum(0) - self.length
+            rows = torch.arange(self.n_rows).repeat_interleave(self.length)
+            return rows, torch.arange(len(rows)) - starts[rows]
+        ragged = len(positions) > 0 and isinstance(positions[0], (list, tuple))
+        listed: list[Sequence[int]] = list(positions) if ragged else [positions] * self.n_rows  # type: ignore[arg-type, list-item]
+        rows = torch.arange(self.n_rows).repeat_interleave(torch.tensor([len(p) for p in listed], dtype=torch.long))
+        index = torch.tensor([p for chosen in listed for p in chosen], dtype=torch.long)
+        index = torch.where(index < 0, index + self.prompt[rows], index)
         if bool((index < 0).any()):
+            row = int(rows[index < 0][0])
             raise SiteError(
-                f"a position lies before the first token: row {row} has {prompt} real tokens, asked were {chosen}"
-            )  # type: ignore[arg-type]
-        return index
-
-    def everything(self, positions: Positions) -> bool:
-        """All tokens of this forward are real and asked for, so no gather is needed."""
-        return positions == "all" and bool((self.length - self.offset == self.n_cols).all())
+                f"a position lies before the first token: row {row} has {int(self.prompt[row])} real tokens, "
+                f"asked were {list(listed[row])}"
+            )
+        return rows, index

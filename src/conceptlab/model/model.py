@@ -118,6 +118,12 @@ class Model:
         """The layers that have this site."""
         return tuple(i for i, block in enumerate(self.stack.blocks) if name in block.taps)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether tokens alone are enough: not so for a decoder that needs an encoder's input, or for images."""
+        decoding = self.runner is self.module and getattr(self.module.config, "is_encoder_decoder", False)
+        return not decoding and getattr(self.runner, "main_input_name", "input_ids") == "input_ids"
+
     # -- text in --------------------------------------------------------------------------------------------------
     def encode(self, texts: Texts) -> Batch:
         """Tokenise texts (special tokens as the tokenizer adds them), without padding.
@@ -127,6 +133,10 @@ class Model:
         if isinstance(texts, Batch):
             return texts
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if not self.reads_text:
+            raise ModelError(
+                f"{self.name} does not read text alone; capture a mapping of its inputs, or choose another stack="
+            )
         if self.tokenizer is None:
             raise ModelError(
                 f"{self.name} comes without a tokenizer; put tokenizer.json beside its weights or pass tokenizer="
@@ -220,11 +230,10 @@ class Model:
         with self.instrument.visiting(visits), torch.set_grad_enabled(keep_graph):
             for rows in batch.chunks(max_tokens):
                 collector.begin(rows)
-                self._forward(
-                    self.padded(batch, rows, padding_side),
-                    stop_after=self._last_block(wanted),
-                    chunk=(torch.tensor(rows), len(batch)),
-                )
+                inputs, chunk = self.padded(batch, rows, padding_side), (torch.tensor(rows), len(batch))
+                self._forward(inputs, stop_after=self._last_block(wanted), chunk=chunk)
+                while collector.spoilt():
+                    self._forward(inputs, stop_after=self._last_block(wanted), chunk=chunk)
         return Activations(collector.values, row, position, {n: c for n, c in wanted.items() if n not in ENDS})
 
     def _capture_inputs(
@@ -233,7 +242,7 @@ class Model:
         """Inputs that are no text (images, decoder ids): one forward; the token axis is read off the stream."""
         lengths = self._measure(inputs)
         counts, row, position = _token_table(lengths, positions)
-        collector = Collector(counts, self.instrument, positions, max(lengths))
+        collector = Collector(counts, self.instrument, positions, max(lengths), hold=False)
         collector.begin(range(len(lengths)))
         with self.instrument.visiting(self._readers(collector, wanted, keep_graph)), torch.set_grad_enabled(keep_graph):
             self._forward(dict(inputs), stop_after=self._last_block(wanted))
