@@ -1,7 +1,9 @@
 """Load a model from a Hugging Face id, a local folder or a module in memory, find its anatomy, and say clearly what is wrong."""
 
 import hashlib
+import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +188,11 @@ def folder_revision(folder: Path) -> str:
 def wrap(module: nn.Module, *, name: str, revision: str, tokenizer: Any = None, stack: str | None = None) -> Model:
     """A Model around a loaded module. Raises ModelError where its anatomy cannot be found or `stack` does not exist."""
     stacks = _find_stacks(module, name)
-    chosen = _choose(stacks, stack, name)
+    chosen = _choose(stacks, stack, module, name)
     runner = _runner(module, chosen, stacks)
+    if runner is not module:
+        missing = {**chosen.missing, "logits": "this part of the model has no unembedding of its own"}
+        chosen = replace(chosen, unembed=None, missing=missing)
     return Model(
         module,
         chosen,
@@ -212,34 +217,42 @@ def _find_stacks(module: nn.Module, name: str) -> dict[str, Stack]:
     raise ModelError(f"{name}: a short trial forward failed: {_line(failed or RuntimeError())}") from failed
 
 
-def _choose(stacks: dict[str, Stack], wanted: str | None, name: str) -> Stack:
+def _choose(stacks: dict[str, Stack], wanted: str | None, module: nn.Module, name: str) -> Stack:
+    """The stack that was asked for; else an encoder-decoder's encoder, else the stack that ends in logits, else the first."""
     if wanted is not None:
         fitting = [s for path, s in stacks.items() if path == wanted or wanted in path.split(".")]
         if len(fitting) == 1:
             return fitting[0]
         raise ModelError(f"{name} has no single stack {wanted!r}; its stacks are {', '.join(stacks)}")
+    if _encoder_decoder(module):
+        return list(stacks.values())[0]
     before_logits = [s for s in stacks.values() if s.unembed is not None]
     directly = [s for s in before_logits if "lens" not in s.missing]
     return (directly or before_logits or list(stacks.values())[:1])[-1]
 
 
+def _encoder_decoder(module: nn.Module) -> bool:
+    return bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
+
+
 def _runner(module: nn.Module, stack: Stack, stacks: dict[str, Stack]) -> nn.Module:
-    """What to call: the whole model, or its encoder alone when that is the chosen stack of several."""
-    if len(stacks) > 1 and stack.unembed is None:
-        path = stack.name.rsplit(".", 1)[0]
-        owner: nn.Module = module
-        for part in path.split(".") if path else []:
-            owner = getattr(owner, part)
-            if hasattr(owner, "config") and stack.name.startswith(path) and _is_entry(owner):
-                return owner
+    """What to call: the whole model, or the part that holds the chosen stack alone and takes ids or pixels itself."""
+    last = list(stacks.values())[-1]
+    if len(stacks) == 1 or stack is last or (stack.unembed is not None and not _encoder_decoder(module)):
+        return module
+    owner: nn.Module = module
+    for part in stack.name.split("."):
+        owner = getattr(owner, part)
+        mine = set(owner.modules())
+        inside = [s for s in stacks.values() if s.blocks[0].module in mine]
+        if len(inside) == 1 and not isinstance(owner, nn.ModuleList) and _takes_input(owner):
+            return owner
     return module
 
 
-def _is_entry(owner: nn.Module) -> bool:
-    """A sub-model that takes ids or pixels itself and holds a single list of blocks."""
-    main = getattr(owner, "main_input_name", None)
-    lists = [m for m in owner.modules() if isinstance(m, nn.ModuleList)]
-    return main is not None and len(lists) >= 1 and not (hasattr(owner, "encoder") and hasattr(owner, "decoder"))
+def _takes_input(owner: nn.Module) -> bool:
+    accepted = inspect.signature(owner.forward).parameters
+    return "input_ids" in accepted or "pixel_values" in accepted
 
 
 def context_length(module: nn.Module, tokenizer: Any) -> int:

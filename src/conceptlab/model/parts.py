@@ -26,6 +26,8 @@ def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: lis
     taps: dict[str, Tap] = {}
     missing: dict[str, str] = {}
     value = event.value
+    whole = [c for c in calls if c.q.shape[0] == stream.shape[0]]  # attention in windows has other rows than the texts
+    windowed, calls = len(whole) < len(calls), whole
     candidates = distinct(inner, stream)
     parts = solve_sum(value - stream, candidates) if value is not None else None
     post_norm, parallel = False, False
@@ -37,7 +39,7 @@ def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: lis
     if parts is None:
         reason = "no outputs inside the block add up to its update"
         missing.update({s: reason for s in ("attn_out", "mlp_out", "mixer_out", "extra_out", "resid_mid")})
-        roles = _roles_by_name(inner, calls)
+        roles = _roles_by_name(event, inner, calls)
     else:
         ordered = sorted(parts, key=lambda p: p.event.order)
         roles = _roles(ordered, calls, event)
@@ -46,6 +48,10 @@ def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: lis
         if not post_norm:
             parallel = _add_mid(taps, missing, roles, stream, inner)
     add_attention(taps, missing, roles, inner, calls, config)
+    if windowed:
+        for site in ("q", "k", "v", "pattern", "z"):
+            taps.pop(site, None)
+            missing[site] = "attention runs in windows of the image, whose rows are not the rows of the input"
     add_mlp(taps, missing, roles, inner, config, stream.shape[-1])
     _explain(taps, missing)
     return taps, missing, post_norm, parallel
@@ -86,13 +92,20 @@ def _looks_like(pattern: re.Pattern[str], part: Part, block: Event) -> bool:
     return bool(pattern.search(path) or pattern.search(kind.removeprefix(prefix)))
 
 
-def _roles_by_name(inner: list[Event], calls: list[AttentionCall]) -> dict[str, Part]:
-    """Without a sum, the region of attention still ends at the first linear map after its call."""
+def _roles_by_name(block: Event, inner: list[Event], calls: list[AttentionCall]) -> dict[str, Part]:
+    """Without a sum: attention still ends at the first linear map after its call, and a child that is called an MLP is one.
+
+    These say where to look for heads and neurons; they are not what is added to the stream.
+    """
     roles: dict[str, Part] = {}
     for call in calls[:1]:
         after = [e for e in inner if e.order > call.order and is_linear(e.module)]
         if after:
             roles["attn_out"] = Part(after[0], 1.0)
+    children = [Part(e, 1.0) for e in inner if "." not in e.name.removeprefix(f"{block.name}.")]
+    mlps = [p for p in children if list(p.event.module.children()) and _looks_like(_MLP, p, block)]
+    if len(mlps) == 1:
+        roles["mlp_out"] = mlps[0]
     return roles
 
 
@@ -153,6 +166,9 @@ def _add_mid(
                 first.event.module, "mid", first_tensor(first.event.output)[1], stream.shape[-1], first.scale
             )
             return False
+    if "mixer_out" in roles and roles["mixer_out"] is not first:
+        missing["resid_mid"] = "two sublayers add to the stream before the MLP reads it; add their outputs to resid_pre"
+        return False
     missing["resid_mid"] = "attention and MLP run in parallel, so no stream lies between them"
     return True
 

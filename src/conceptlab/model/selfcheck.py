@@ -124,7 +124,7 @@ def seeded_trial(model: Model) -> Trial:
     generator = torch.Generator().manual_seed(1)
     config = getattr(model.module, "config", None)
     size = getattr(config, "vocab_size", None) or getattr(getattr(config, "text_config", None), "vocab_size", None)
-    if getattr(model.runner, "main_input_name", "input_ids") != "input_ids" or not isinstance(size, int):
+    if not model.reads_text or not isinstance(size, int):
         return Trial((probe_inputs(model.runner),), None)
     lengths = [min(n, model.max_length) for n in (4, 9, 6)]
     rows = tuple(tuple(torch.randint(min(5, size - 1), size, (n,), generator=generator).tolist()) for n in lengths)
