@@ -26,7 +26,8 @@ def add_attention(
         _add_from_call(taps, missing, call, inner)
         return
     if "attn_out" not in roles:
-        missing.update({s: "this block has no attention" for s in ("q", "k", "v", "pattern", "z")})
+        reason = missing.get("attn_out", "this block has no attention")
+        missing.update({s: reason for s in ("q", "k", "v", "pattern", "z")})
         return
     several = "this attention makes several calls a block and mixes them afterwards"
     reason = several if call else "this attention bypasses transformers' attention interface"

@@ -16,9 +16,8 @@ def add_mlp(
     taps: dict[str, Tap], missing: dict[str, str], roles: dict[str, Part], inner: list[Event], config: Any, d_model: int
 ) -> None:
     if "mlp_out" not in roles:
-        missing.update(
-            {s: "this block has no MLP" for s in ("mlp_pre", "mlp_pre_linear", "mlp_post", "router", "expert_out")}
-        )
+        reason = missing.get("mlp_out", "this block has no MLP")
+        missing.update({s: reason for s in ("mlp_pre", "mlp_pre_linear", "mlp_post", "router", "expert_out")})
         return
     events = region(roles, "mlp_out", inner)
     experts = next((e for e in events if _holds_experts(e.module)), None)
@@ -129,7 +128,7 @@ def _cut(value: Tensor, split: tuple[int, int, int] | None) -> Tensor:
 
 
 def _holds_experts(module: nn.Module) -> bool:
-    own = any(p.dim() == 3 for p in module.parameters(recurse=False))
+    own = any(p.dim() == 3 and min(p.shape) > 1 for p in module.parameters(recurse=False))
     return own or (isinstance(module, nn.ModuleList) and "expert" in type(module).__name__.lower())
 
 
