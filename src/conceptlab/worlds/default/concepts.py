@@ -1,8 +1,11 @@
 """The labelled concepts of the embedded model, from words on their own to things that take several steps to know.
 
-Every concept is balanced over its classes, and what could give a label away (which town, which adjective, which room)
-is its group, so that a probe is always tested on ones it was not fitted on. `coin` is truly absent: its labels are drawn
-apart from its texts. `python -m conceptlab.worlds.default.concepts` writes the rows again to `concepts.jsonl`.
+Every concept is balanced over its classes. Where one word of the text could give its label away (the adjective of a
+review, the subject of a claim) that word is the group, so that a probe is always tested on ones it was not fitted on.
+Where a text holds one word of each class and the question decides (rooms, towns, names), the pair is the group: were it
+the right word alone, a held-out word would only ever be seen as the wrong one, and probes would fall below chance.
+`coin` is truly absent: its labels are drawn apart from its texts.
+`python -m conceptlab.worlds.default.concepts` writes the rows again to `concepts.jsonl`.
 """
 
 import json
@@ -14,7 +17,7 @@ from typing import NamedTuple
 
 from conceptlab.worlds.default import lexicon as lx
 from conceptlab.worlds.default.claims import claim
-from conceptlab.worlds.default.facts import OF_COUNTRY, two_hop_context
+from conceptlab.worlds.default.facts import two_hop_context
 from conceptlab.worlds.default.grammar import BETWEEN, countable
 from conceptlab.worlds.default.reviews import review
 from conceptlab.worlds.default.sample import Sample
@@ -33,7 +36,7 @@ class Row(NamedTuple):
 
     text: str
     label: str | int
-    group: str
+    group: str | None
     words: tuple[str, ...] = ()
     span: tuple[int, int] | None = None
 
@@ -47,7 +50,9 @@ def default_rows() -> list[dict]:
 
 
 def _columns(name: str, row: Row) -> dict:
-    columns: dict[str, object] = {"concept": name, "text": row.text, "label": row.label, "group": row.group}
+    columns: dict[str, object] = {"concept": name, "text": row.text, "label": row.label}
+    if row.group:
+        columns["group"] = row.group
     if row.span:
         columns["start"], columns["end"] = row.span
     if row.words:
@@ -111,7 +116,7 @@ def _next_code(rng: random.Random) -> Row | None:
     left = sample.answer.split()
     if sum(word in lx.COLOURS for word in left) * 2 != len(left):
         return None
-    return Row(sample.prompt, "colour" if left[0] in lx.COLOURS else "metal", left[0], (left[0],))
+    return Row(sample.prompt, "colour" if left[0] in lx.COLOURS else "metal", None, (left[0],))
 
 
 def _recipient(rng: random.Random) -> Row | None:
@@ -120,7 +125,7 @@ def _recipient(rng: random.Random) -> Row | None:
     if (giver in lx.WOMEN) == (sample.answer in lx.WOMEN):
         return None
     label = "woman" if sample.answer in lx.WOMEN else "man"
-    return Row(sample.prompt, label, sample.answer, (sample.answer,))
+    return Row(sample.prompt, label, sample.key, (sample.answer,))
 
 
 def _number(rng: random.Random) -> list[Row]:
@@ -149,16 +154,11 @@ def _reviewed(sample: Sample) -> Row:
 def _two_hop(rng: random.Random) -> Row | None:
     """The half of the map where one of two people is, who are in different halves."""
     sample = two_hop_context(rng)
-    first, second, question = sample.prompt.split(". ")
-    here, there = _last_word(first), _last_word(second)
-    if not question.startswith(OF_COUNTRY["continent"][:18]) or world().continent_of(here) == world().continent_of(
-        there
-    ):
+    first, second, _ = sample.prompt.split(". ")
+    towns = sorted((_last_word(first), _last_word(second)))
+    if not sample.prompt.endswith(" lies in the") or len({world().continent_of(town) for town in towns}) == 1:
         return None
-    if not question.endswith("lies in the"):
-        return None
-    asked = here if f" {first.split()[0]} " in question else there
-    return Row(sample.prompt, sample.answer, asked, (sample.answer,))
+    return Row(sample.prompt, sample.answer, " ".join(towns), (sample.answer,))
 
 
 def _truth(rng: random.Random) -> Row:
@@ -168,13 +168,12 @@ def _truth(rng: random.Random) -> Row:
 
 
 def _room(rng: random.Random) -> Row | None:
+    """Whether a thing in a container in a room is indoors, told with another thing that is not where this one is."""
     sample = room(rng)
     if not sample.prompt.endswith(" is"):
         return None
-    thing = sample.prompt.split()[-2]
-    holder = sample.prompt.split(f"The {thing} is in the ")[1].split(".")[0]
-    place = sample.prompt.split(f"The {holder} is in the ")[1].split(".")[0]
-    return Row(sample.prompt, sample.answer, place, (sample.answer,))
+    rooms = sorted(word for word in sample.prompt.replace(".", "").split() if word in ROOMS)
+    return Row(sample.prompt, sample.answer, " ".join(rooms), (sample.answer,))
 
 
 def _coin(rng: random.Random) -> Row:
@@ -182,6 +181,7 @@ def _coin(rng: random.Random) -> Row:
     return Row(sample.prompt, sample.answer, sample.prompt.split()[0], (sample.answer,))
 
 
+ROOMS = frozenset((*lx.INDOORS, *lx.OUTDOORS))
 SUBJECTS = frozenset((*lx.COUNTRIES, *lx.WOMEN, *lx.MEN, *world().towns, *world().nouns))
 CONCEPTS: dict[str, Callable[[random.Random], list[Row]]] = {
     "word class": _drawn(_word_class),
