@@ -26,7 +26,8 @@ def depth_scores(rng: np.random.Generator, *, middle: float, top: float) -> Scor
     control = np.full(len(x), 0.5) + rng.normal(0, 0.004, len(x))
     columns = {
         "score": score, "low": score - 0.03, "high": np.minimum(score + 0.025, 1.0), "control": control,
-        "control_high": control + 0.05, "control_task": 0.5 + (score - 0.5) * 0.25, "selectivity": (score - 0.5) * 0.75,
+        "control_low": control - 0.04, "control_high": control + 0.05,
+        "control_task": 0.5 + (score - 0.5) * 0.25, "selectivity": (score - 0.5) * 0.75,
         "compression": 1 + 3 * (score - 0.5), "noised": 0.5 + (score - 0.5) * 0.8, "quantised": score - 0.004,
     }  # fmt: skip
     data = xr.Dataset({k: ("layer", v) for k, v in columns.items()}, coords={"layer": list(LAYERS)})

@@ -19,6 +19,7 @@ COLUMNS = {
     "score": "score", "low": "95 % interval from", "high": "to", "control": "shuffled labels, mean",
     "control_high": "shuffled labels, 95 %", "control_task": "control task", "selectivity": "selectivity",
     "noised": "noised input", "quantised": "quantised weights", "compression": "compression (MDL)",
+    "compression_control": "compression, shuffled",
 }  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def depth_curve(
 
     `depth` has dim `layer`; `jump` and `settled` are fractions of the depth.
     """
-    rows = [{"at": i, **row} for i, row in enumerate(rows_of(depth.data, COLUMNS))]
+    rows = [{"at": i, **row} for i, row in enumerate(rows_of(depth.data, (*COLUMNS, "control_low")))]
     labels = [str(v) for v in depth["layer"].values]
     marks = _marks(depth.data, labels, {"jump": jump, "settled": settled}, best_layer)
     scale = {"domain": _domain(depth.data, metric), "nice": False, "zero": False, "clamp": True}
@@ -55,14 +56,15 @@ def depth_curve(
 
 
 def _domain(data: xr.Dataset, metric: str) -> list[float]:
-    values = np.concatenate([data[c].values.astype(float).ravel() for c in (*LINES, "low", "high") if c in data])
+    values = np.concatenate([data[c].values.astype(float).ravel() for c in (*LINES, "low", "high", "control_low") if c in data])
     values = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([0.0, 1.0])
     low, high = math.floor((values.min() - 0.02) * 20) / 20, math.ceil((values.max() + 0.01) * 20) / 20
     return [max(low, -1.0 if metric == "r" else 0.0), min(high, 1.0)]
 
 
 def _bands(rows: list[Row]) -> list[Spec]:
-    bands = (("control", "control_high", "null", 0.2), ("low", "high", "measured", 0.16))
+    bottom = "control_low" if "control_low" in rows[0] else "control"
+    bands = ((bottom, "control_high", "null", 0.2), ("low", "high", "measured", 0.16))
     return [
         {
             "mark": {"type": "area", "style": style, "opacity": opacity},
