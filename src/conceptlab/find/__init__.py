@@ -1,0 +1,1 @@
+"""What returns a thing that was found: directions, heads, neurons."""

@@ -1,0 +1,1 @@
+"""What returns scores: probing, geometry, effects of interventions."""

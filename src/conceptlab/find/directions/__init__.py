@@ -1,0 +1,1 @@
+"""Directions and subspaces of a concept in the stream."""

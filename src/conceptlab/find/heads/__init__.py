@@ -1,0 +1,1 @@
+"""Heads that carry or do something, ranked beside their null."""

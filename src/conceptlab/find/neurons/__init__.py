@@ -1,0 +1,1 @@
+"""Neurons that carry something, ranked beside their null."""

@@ -1,0 +1,1 @@
+"""What an intervention does, beside random interventions of the same size."""

@@ -1,0 +1,1 @@
+"""How directions and concepts lie to each other."""

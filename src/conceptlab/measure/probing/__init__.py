@@ -1,0 +1,1 @@
+"""How well a concept can be read, layer by layer, beside what shuffled labels and control tasks give."""
