@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from conceptlab.data import Concept, ConceptSet, read_concepts
     from conceptlab.model import Model, load_model
     from conceptlab.results import Edit, Provenance, Scores, Site, Subspace, Units
+    from conceptlab.worlds.default import default_concepts, default_model_path
 
 _HOMES = {
     "Atlas": "conceptlab.atlas",
@@ -27,6 +28,8 @@ _HOMES = {
     "Site": "conceptlab.results",
     "Subspace": "conceptlab.results",
     "Units": "conceptlab.results",
+    "default_concepts": "conceptlab.worlds.default",
+    "default_model_path": "conceptlab.worlds.default",
     "load_model": "conceptlab.model",
     "map_concepts": "conceptlab.atlas",
     "read_concepts": "conceptlab.data",
@@ -44,6 +47,8 @@ __all__ = [
     "Site",
     "Subspace",
     "Units",
+    "default_concepts",
+    "default_model_path",
     "load_model",
     "map_concepts",
     "read_concepts",
