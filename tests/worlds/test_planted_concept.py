@@ -23,7 +23,7 @@ from .plain_hooks import (
 )
 
 WRITERS = ("neurons", "head")
-N_ABLATED = 48  # texts of an ablation: three rounds of all sixteen combinations of classes
+N_ABLATED = 32  # texts of an ablation: two rounds of all sixteen combinations of classes
 
 
 @cache
