@@ -14,7 +14,7 @@ from conceptlab.errors import ModelError
 from conceptlab.model.attention_parts import HEAD_COUNTS
 from conceptlab.model.parts import find_block_taps
 from conceptlab.model.tap import Tap
-from conceptlab.model.trace import Event, Trace, first_tensor, trace_forward
+from conceptlab.model.trace import Event, Trace, first_tensor, is_linear, trace_forward
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ def _chains(trace: Trace, root: nn.Module) -> list[tuple[str, list[Event]]]:
 
 
 def _flows(events: list[Event]) -> bool:
-    """Each block takes a [.., d] stream and gives one of the same shape, in order."""
-    shape = None
+    """Each block takes a [row, col, d] stream and gives one of the same shape, and the next block reads just that."""
     for before, event in zip([None, *events], events, strict=False):
-        value = event.value
-        if value is None or stream_key(event) is None or value.dim() != 3 or (before and before.order > event.started):
+        value, key = event.value, stream_key(event)
+        if value is None or key is None or value.dim() != 3:
             return False
-        if shape is not None and value.shape != shape:
-            return False
-        shape = value.shape
+        if before is not None and before.value is not None:
+            given = event.args[key].to(before.value.device)  # a sharded model may move its stream between blocks
+            if not _same(given, before.value):
+                return False
     return True
 
 
@@ -87,6 +87,13 @@ def _laid_out_as_rows(events: list[Event], inputs: dict[str, Tensor]) -> bool:
         return False
     tokens = {tuple(t.shape) for n, t in inputs.items() if isinstance(t, Tensor) and n.endswith("input_ids")}
     return value.shape[0] == 2 and (tuple(value.shape[:2]) in tokens or "pixel_values" in inputs)
+
+
+def _holds_most(chains: list[tuple[str, list[Event]]], trace: Trace) -> bool:
+    """Most linear maps that ran lie in the blocks; otherwise the model's main part is elsewhere (patches, several streams)."""
+    linear = [e for e in trace.events if is_linear(e.module)]
+    inside = [e for e in linear if any(e.name.startswith(f"{name}.") for name, _ in chains)]
+    return bool(chains) and 2 * len(inside) >= len(linear)
 
 
 def stream_key(event: Event) -> int | str | None:
@@ -112,7 +119,7 @@ def find_stacks(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Stack
     """
     trace = trace_forward(module, inputs)
     chains = [c for c in _outermost(_chains(trace, module)) if _laid_out_as_rows(c[1], inputs)]
-    if not chains:
+    if not _holds_most(chains, trace):
         raise ModelError(
             f"{type(module).__name__} runs no list of blocks one after the other on one stream [row, token, d_model] "
             "(shared or hand-wired layers, several parallel streams, or extra columns); its stream cannot be read"
