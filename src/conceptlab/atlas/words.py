@@ -72,7 +72,9 @@ def _reading(c: "ConceptMap", n_concepts: int) -> str:
 
 
 def _depth(c: "ConceptMap") -> str:
-    jump, settled = (None if v is None or not math.isfinite(v) else f"{100 * v:.0f}\u00a0%" for v in (c.jump, c.settled))
+    jump, settled = (
+        None if v is None or not math.isfinite(v) else f"{100 * v:.0f}\u00a0%" for v in (c.jump, c.settled)
+    )
     if not c.found or (jump is None and settled is None):
         return ""
     if jump is None:

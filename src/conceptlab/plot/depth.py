@@ -56,7 +56,9 @@ def depth_curve(
 
 
 def _domain(data: xr.Dataset, metric: str) -> list[float]:
-    values = np.concatenate([data[c].values.astype(float).ravel() for c in (*LINES, "low", "high", "control_low") if c in data])
+    values = np.concatenate(
+        [data[c].values.astype(float).ravel() for c in (*LINES, "low", "high", "control_low") if c in data]
+    )
     values = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([0.0, 1.0])
     low, high = math.floor((values.min() - 0.02) * 20) / 20, math.ceil((values.max() + 0.01) * 20) / 20
     return [max(low, -1.0 if metric == "r" else 0.0), min(high, 1.0)]

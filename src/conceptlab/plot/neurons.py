@@ -38,7 +38,7 @@ def neuron_ranking(
     null_max = data.attrs.get("null_max") if null_max is None else null_max
     n_layers = 1 + int(data["layer"].values.max())
     x = layer_axis([str(i) for i in range(n_layers)])
-    layers = [*_lines(rows, null_max), _points(rows, x), *([_names(x)] if named else [])]
+    layers = [*_lines(rows, null_max), _points(rows, x), *(_names(x, n_layers) if named else [])]
     thinned = f" Drawn: the best and an even sample, {len(rows):,} in all." if len(rows) < data.sizes["unit"] else ""
     n_found = int((data["q"].values <= q_max).sum())
     n = data.sizes["unit"]
@@ -102,10 +102,16 @@ def _top(rows: list[Row]) -> float | int | str | None:
     return number(max([*scores, *(c + LEAST for c in null)], default=1.0))
 
 
-def _names(x: Spec) -> Spec:
-    mark = {"type": "text", "style": "label", "align": "left", "dx": 7, "dy": 0, "baseline": "middle"}
-    return {
-        "transform": [{"filter": "isValid(datum.label)"}],
-        "mark": mark,
-        "encoding": {"x": x, "y": quantity("score"), "text": {"field": "label"}},
-    }
+def _names(x: Spec, n_layers: int) -> list[Spec]:
+    """Names to the right of their points, in the right half to their left, where there is room."""
+    mark = {"type": "text", "style": "label", "baseline": "middle"}
+    encoding = {"x": x, "y": quantity("score"), "text": {"field": "label"}}
+    sides = (("<", "left", 7), (">=", "right", -7))
+    return [
+        {
+            "transform": [{"filter": f"isValid(datum.label) && datum.at {side} {n_layers / 2 - 0.5}"}],
+            "mark": {**mark, "align": align, "dx": dx},
+            "encoding": encoding,
+        }
+        for side, align, dx in sides
+    ]
