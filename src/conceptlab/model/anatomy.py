@@ -189,13 +189,20 @@ def _ends(last: Event, trace: Trace, module: nn.Module):
         missing["lens"] = "other maps stand between the stream and the unembedding"
     if norm is None:
         missing["final_norm"] = "nothing norms the stream after the last block"
-    tap = Tap(norm.module, "output", first_tensor(norm.output)[1], last.value.shape[-1]) if norm else None  # type: ignore[union-attr]
+    tap = _norm_tap(norm, trace) if norm else None
     if head is None:
         return tap, None, 1.0, None, missing
     scale, cap = _logit_form(head.value, logits, getattr(module, "config", None))
     if scale is None:
         missing["lens"] = "the logits are not a scaled or soft-capped copy of the unembedding's output"
     return tap, head.module, scale or 1.0, cap, missing
+
+
+def _norm_tap(norm: Event, trace: Trace) -> Tap:
+    """Where the final norm's output is; a model may norm its embedding with the same module."""
+    calls = [e for e in trace.events if e.module is norm.module]
+    nth = calls.index(norm) if len(calls) > 1 else None
+    return Tap(norm.module, "output", first_tensor(norm.output)[1], norm.value.shape[-1], nth=nth)  # type: ignore[union-attr]
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

@@ -34,6 +34,7 @@ class Instrument:
     chunk: tuple[Tensor, int] | None = None
     attention: list[tuple[int, str, bool, Visit]] = field(default_factory=list)
     overwritten: set[str] = field(default_factory=set)  # sites whose tensors this model goes on to write into
+    _calls: dict[int, int] = field(default_factory=dict)  # of modules that run several times a forward, by visitor
     _depth: int = 0
     _mask: Tensor | None = None
     _cached: int = 0
@@ -72,6 +73,7 @@ class Instrument:
         return self.chunk[0].to(rows.device)[rows], self.chunk[1]
 
     def _note_mask(self, _module: nn.Module, _args: tuple, kwargs: dict) -> None:
+        self._calls.clear()
         mask = kwargs.get(self.mask_key)
         self._mask = mask if isinstance(mask, Tensor) else None
         past = kwargs.get("past_key_values")
@@ -122,11 +124,19 @@ class Instrument:
             return [tap.module.register_forward_pre_hook(before, with_kwargs=True)]
 
         def after(_module: nn.Module, _args: tuple, output: Any) -> Any:
+            if tap.nth is not None and not self._is_nth(tap, visit):
+                return None
             raw = output if tap.key is None else output[tap.key]
             new = self._visited(tap, raw, visit)
             return None if new is raw else replaced(output, tap.key, new)
 
         return [tap.module.register_forward_hook(after)]
+
+    def _is_nth(self, tap: Tap, visit: Visit) -> bool:
+        """Count the calls that this visitor sees in the running forward."""
+        seen = self._calls.get(id(visit), 0)
+        self._calls[id(visit)] = seen + 1
+        return seen == tap.nth
 
     def _install_mid(self, tap: Tap, layer: int | None, visit: Visit) -> list[Any]:
         """`resid_mid` = what came in + what attention adds; it is written through what attention adds."""
