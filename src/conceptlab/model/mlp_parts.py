@@ -127,6 +127,9 @@ def _cut(value: Tensor, split: tuple[int, int, int] | None) -> Tensor:
     return value if split is None else value[..., split[0] : split[1] : split[2]]
 
 
+CHOSEN = "the router has chosen the experts when it gives its scores; change mlp_out, or expert_out where there is one"
+
+
 def _holds_experts(module: nn.Module) -> bool:
     own = any(p.dim() == 3 and min(p.shape) > 1 for p in module.parameters(recurse=False))
     return own or (isinstance(module, nn.ModuleList) and "expert" in type(module).__name__.lower())
@@ -157,7 +160,8 @@ def _add_experts(  # noqa: PLR0913 - one block's findings
     for event in events:
         found = _with_width(event.output, counts) if event.order < experts.order else None
         if found is not None:
-            taps["router"] = Tap(event.module, "output", found[0], found[1])
+            read_only = "" if found[0] is None else CHOSEN  # a tuple holds the choice beside the scores
+            taps["router"] = Tap(event.module, "output", found[0], found[1], read_only=read_only)
             return
     missing["router"] = "no router scores over the experts were found"
 

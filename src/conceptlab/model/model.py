@@ -334,6 +334,8 @@ class Model:
 
     def _check_edit(self, edit: Edit) -> None:
         site, tap = edit.site, self.tap(edit.site.name, edit.site.layer)
+        if tap.read_only:
+            raise SiteError(f"{self.name}: {site} can only be read: {tap.read_only}")
         size = tap.heads if site.kind in ("head", "kv_head") else tap.width
         if site.units and size and max(site.units) >= size:
             raise SiteError(

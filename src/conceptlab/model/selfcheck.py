@@ -155,7 +155,7 @@ def _plain_logits(model: Model, trial: Trial) -> float:
 def _parts(model: Model, trial: Trial) -> float:
     worst = None
     for layer, block in enumerate(model.stack.blocks):
-        names = [n for n in ("attn_out", "cross_attn_out", "mixer_out", "mlp_out") if n in block.taps]
+        names = [n for n in ("attn_out", "cross_attn_out", "mixer_out", "mlp_out", "extra_out") if n in block.taps]
         if not names or block.post_norm or "no outputs" in block.missing.get("attn_out", ""):
             continue
         for row in trial.rows:
@@ -202,7 +202,7 @@ def writable(model: Model) -> list[Site]:
     """One site of every kind that this model has, at a middle layer."""
     sites = []
     for name, layers in site_table(model).items():
-        if isinstance(layers, tuple) and layers and name != "router":
+        if isinstance(layers, tuple) and layers and not model.tap(name, layers[0]).read_only:
             sites.append(Site(name, layers[len(layers) // 2]))
     return sites
 
