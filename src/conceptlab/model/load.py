@@ -109,7 +109,8 @@ def _from_pretrained(  # noqa: PLR0913 - private half of load_model
     commit = getattr(module.config, "_commit_hash", None) or (
         folder_revision(folder) if local else revision or "unknown"
     )
-    return module, folder.resolve().name if local else source, commit, tokenizer
+    name = (manifest_of(folder).get("name") or folder.resolve().name) if local else source
+    return module, name, commit, tokenizer
 
 
 def _model_class(config: dict[str, Any], source: str) -> Any:
