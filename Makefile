@@ -30,7 +30,7 @@ types: $(DEV)
 	$(BIN)/pyright
 
 conformance: $(DEV)
-	$(OFFLINE) $(BIN)/python tests/conformance/run.py
+	$(OFFLINE) $(BIN)/python -m tests.conformance.run --all --out docs/models.md
 
 calibration: $(DEV)
 	$(OFFLINE) $(BIN)/python benchmarks/calibration.py

@@ -9,6 +9,8 @@ from conceptlab.errors import InputError
 if TYPE_CHECKING:
     from conceptlab.model import Model
 
+EMBEDDED = "embedded"  # the embedded model's name in tables and folders; its own folder is called by its content
+
 
 def open_model(source: str | None, options: ModelOptions, *, seed: int = 0) -> "Model":
     """Load `source` (None: the embedded model). Raises ModelError in one line that says what, where and what to do."""
@@ -26,6 +28,8 @@ def open_model(source: str | None, options: ModelOptions, *, seed: int = 0) -> "
         allow_pickle=options.allow_pickle_weights,
         ignore_remote_code=options.ignore_remote_code,
     )
+    if source is None:
+        model.name = EMBEDDED
     return _redrawn(model, options.stack, seed) if options.random_weights else model
 
 
