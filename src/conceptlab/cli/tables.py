@@ -36,8 +36,10 @@ def print_table(title: str, columns: Sequence[Column], rows: Iterable[Sequence[s
 
 
 def show(table: "Table") -> None:
-    """Print a finished table."""
+    """Print a finished table; in a narrow terminal its cells fold, so that no number loses its end."""
     from rich.console import Console
 
+    for column in table.columns:
+        column.overflow = "fold"
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     Console(file=sys.stdout, width=width, highlight=False).print(table)
