@@ -18,6 +18,7 @@ from conceptlab.atlas.saving import load_concept, save_concept, slug
 from conceptlab.atlas.use import Q_MAX
 from conceptlab.evidence import q_values
 from conceptlab.measure.geometry.cosines import concept_cosines
+from conceptlab.pages.bundle import begin_bundle
 from conceptlab.results import Provenance, Scores
 from conceptlab.runs import SILENT, Checkpoint, Progress
 
@@ -48,6 +49,8 @@ def map_concepts(  # noqa: PLR0913 - the settings of a run
     Raises DataError before anything runs where rows, spans or folds do not work out.
     """
     start = time.monotonic()
+    if out is not None:
+        begin_bundle()  # the charts' script is put together beside the run, so the report need not wait for it
     permutations = permutations or min(MOST_PERMUTATIONS, max(200, 20 * len(concepts)))
     settings = {"permutations": permutations, "quick": quick, "n_random": n_random, "q_max": Q_MAX}
     provenance = Provenance(
