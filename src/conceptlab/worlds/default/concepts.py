@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conceptlab.worlds.default import lexicon as lx
-from conceptlab.worlds.default.claims import claim
+from conceptlab.worlds.default.claims import world_claim
 from conceptlab.worlds.default.facts import two_hop_context
 from conceptlab.worlds.default.grammar import BETWEEN, countable
 from conceptlab.worlds.default.reviews import review
@@ -162,7 +162,7 @@ def _two_hop(rng: random.Random) -> Row | None:
 
 
 def _truth(rng: random.Random) -> Row:
-    sample = claim(rng)
+    sample = world_claim(rng)
     words = [word for word in sample.key.split() if word in SUBJECTS]
     return Row(sample.prompt, sample.answer, words[0], (sample.answer,))
 

@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 3000]`.
+"""Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 4500]`.
 
 Freshly drawn samples, a cosine schedule, Muon for the matrices inside the blocks (it needs about half the tokens that
 AdamW needs here) and AdamW for the rest; nothing is read from disk or network. The same seed, steps and thread count
@@ -34,7 +34,7 @@ class Schedule:
     """How long and how fast to train. A step sums the gradients of `parts` batches of
     `tokens` tokens (pads included): each batch holds texts of one length, and so few skills."""
 
-    steps: int = 3000
+    steps: int = 4500
     tokens: int = 768
     parts: int = 3
     learning_rate: float = 2e-3
