@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "report.png"
 
 

@@ -117,3 +117,18 @@ def test_a_missing_tokenizer_matters_only_when_text_comes(tmp_path) -> None:
 def test_an_unknown_stack_lists_the_known_ones() -> None:
     with pytest.raises(ModelError, match="its stacks are"):
         load_model(tiny_model("llama"), stack="third")
+
+
+def test_a_model_offloaded_by_device_map_passes_through_and_keeps_its_own_forward(tmp_path) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is an optional test dependency")
+    from conceptlab.model.replay import prepare_replay
+
+    module = tiny_model("llama")
+    plain = load_model(tiny_model("llama"), tokenizer=tokenizer())
+    module = accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
+    forwards = [layer.forward for layer in module.model.layers]
+    model = load_model(module, tokenizer=tokenizer())
+    batch = model.encode(TEXTS)
+    assert torch.equal(model.logits(batch), plain.logits(batch))
+    prepare_replay(model, batch, [n - 1 for n in batch.lengths])
+    assert [layer.forward for layer in module.model.layers] == forwards

@@ -129,6 +129,6 @@ def _geometry(model: "Model", maps: Sequence[ConceptMap], provenance: Provenance
         return None
     directions = torch.stack([m.direction.vector for m in kept if m.direction is not None])
     unembedding = model.unembedding if model.has_logits else None
-    if unembedding is not None and unembedding.shape[-1] != model.d_model:
-        unembedding = None
+    if unembedding is not None and (unembedding.shape[-1] != model.d_model or unembedding.device.type == "meta"):
+        unembedding = None  # an output embedding of another width, or one that is not held in memory
     return concept_cosines(directions, [m.name for m in kept], unembedding, provenance)

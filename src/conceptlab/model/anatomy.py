@@ -211,9 +211,9 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
 
 def _norm_like(event: Event, stream: Tensor | None) -> bool:
     value = event.value
-    return (
-        value is not None and stream is not None and value.shape == stream.shape and not list(event.module.children())
-    )
+    if value is None or stream is None or value.shape != stream.shape:
+        return False
+    return not list(event.module.children()) and not is_linear(event.module)
 
 
 def _logits(output: Any) -> Tensor | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptlab.errors import ModelError
 
@@ -69,3 +69,13 @@ class Batch:
             ids[i, start : start + len(tokens)] = tokens
             mask[i, start : start + len(tokens)] = 1
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def input_device(module: nn.Module) -> torch.device:
+    """Where inputs go: the device of the first weight that is held, or the one an offloaded model computes on."""
+    held = next((p.device for p in module.parameters() if p.device.type != "meta"), None)
+    if held is not None:
+        return held
+    hooks = (getattr(m, "_hf_hook", None) for m in module.modules())
+    found = next((getattr(h, "execution_device", None) for h in hooks if h is not None), None)
+    return torch.device("cpu" if found is None else found)

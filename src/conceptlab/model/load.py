@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conceptlab.errors import ModelError
 from conceptlab.model.anatomy import Stack, find_stacks
+from conceptlab.model.batch import input_device
 from conceptlab.model.model import Model
 from conceptlab.model.prescreen import read_config, screen_config, screen_weights
 
@@ -273,7 +274,7 @@ def context_length(module: nn.Module, tokenizer: Any) -> int:
 def probe_inputs(module: nn.Module, *, pixels: bool = False) -> dict[str, Tensor]:
     """Two rows of seeded tokens (with `pixels` also images) for the trial forward, on the model's device."""
     config = getattr(module, "config", None)
-    device = next(module.parameters()).device
+    device = input_device(module)
     generator = torch.Generator().manual_seed(0)
     main = getattr(module, "main_input_name", "input_ids")
     inputs: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conceptlab.errors import ModelError, SiteError
 from conceptlab.model.anatomy import Stack
-from conceptlab.model.batch import Batch
+from conceptlab.model.batch import Batch, input_device
 from conceptlab.model.capture import Activations, Collector
 from conceptlab.model.edits import edit_visit
 from conceptlab.model.instrument import Instrument, StopForward
@@ -90,7 +90,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device of the first parameter."""
-        return next(self.module.parameters()).device
+        return input_device(self.module)
 
     def tap(self, name: str, layer: int | None = None) -> Tap:
         """Where a site is. Raises SiteError with the reason where this model does not have it."""

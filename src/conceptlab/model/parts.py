@@ -21,6 +21,9 @@ _MLP = re.compile(
 )
 
 
+MOST_PARTS = 4  # attention, cross-attention, MLP, and one more
+
+
 def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: list[AttentionCall], config: Any):
     """Taps and missing sites of one block. Returns (taps, missing, post_norm, parallel)."""
     taps: dict[str, Tap] = {}
@@ -110,20 +113,22 @@ def _roles_by_name(block: Event, inner: list[Event], calls: list[AttentionCall])
 
 
 def _post_norm_parts(stream: Tensor, value: Tensor | None, inner: list[Event], candidates: list[Event]):
-    """BERT's form: mid = norm(stream + attention), out = norm(mid + mlp). Returns the parts and the event that gives mid."""
-    if value is None:
-        return None, None
-    first = _norm_of_sum(stream, inner, candidates)
-    if first is None:
-        return None, None
-    attn, mid = first
-    last = next(
-        (e for e in inner if matches_value(e, value) and e.first_input is not None and e.order > mid.order), None
-    )
-    if last is None or mid.value is None:
-        return None, None
-    mlp = solve_sum(last.first_input - mid.value, [c for c in candidates if mid.order < c.order < last.order], (1,))  # type: ignore[operator]
-    return ((attn, *mlp), mid) if mlp else (None, None)
+    """BERT's form, x = norm(x + sublayer(x)) two or more times. Returns the parts and the event that gives `resid_mid`."""
+    parts: list[Part] = []
+    norms: list[Event] = []
+    current, after = stream, 0
+    while value is not None and len(parts) < MOST_PARTS:
+        found = _norm_of_sum(
+            current, [e for e in inner if e.started > after], [c for c in candidates if c.order > after]
+        )
+        if found is None or found[1].value is None:
+            break
+        parts.append(found[0])
+        norms.append(found[1])
+        if matches_value(found[1], value):
+            return (tuple(parts), norms[0]) if len(parts) > 1 else (None, None)
+        current, after = found[1].value, found[1].order
+    return None, None
 
 
 def matches_value(event: Event, value: Tensor) -> bool:

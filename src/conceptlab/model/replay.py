@@ -30,15 +30,18 @@ Change = tuple[Tap, int, Visit]
 @contextmanager
 def stubbed(model: Model, first_live: int) -> Iterator[None]:
     """Blocks below `first_live` pass the stream through untouched while this context is open."""
-    stubs: list[nn.Module] = []
+    replaced: list[tuple[nn.Module, Any]] = []
     try:
         for block in model.stack.blocks[:first_live]:
+            own = block.module.__dict__.get("forward")  # sharded and offloaded modules carry a forward of their own
+            replaced.append((block.module, own))
             block.module.forward = _stub(block.taps["resid_pre"].key, block.taps["resid_post"].key)  # type: ignore[method-assign]
-            stubs.append(block.module)
         yield
     finally:
-        for module in stubs:
+        for module, own in replaced:
             del module.forward
+            if own is not None:
+                module.forward = own  # type: ignore[method-assign]
 
 
 def _stub(inner: int | str | None, out: int | str | None) -> Any:
