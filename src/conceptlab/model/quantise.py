@@ -51,9 +51,6 @@ def quantised(model: Model) -> Iterator[None]:
 
 def _rounds(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    return (
-        not hasattr(module, "base_layer")
-        and isinstance(weight, Tensor)
-        and weight.dim() == 2
-        and weight.is_floating_point()
-    )
+    if hasattr(module, "base_layer") or not isinstance(weight, Tensor) or weight.device.type == "meta":
+        return False
+    return weight.dim() == 2 and weight.is_floating_point()
