@@ -43,7 +43,9 @@ def test_the_bootstrap_covers_and_groups_widen_it():
     hits, widths = 0, []
     for run in range(100):
         effect = np.repeat(rng.normal(size=40), 5)  # rows of a group are alike
-        low, high = bootstrap_mean(effect + 0.1 * rng.normal(size=200), np.repeat(np.arange(40), 5), seed=run, n_resamples=300)
+        low, high = bootstrap_mean(
+            effect + 0.1 * rng.normal(size=200), np.repeat(np.arange(40), 5), seed=run, n_resamples=300
+        )
         alone = bootstrap_mean(effect, None, seed=run, n_resamples=300)
         hits += bool(low <= 0 <= high)
         widths.append((high - low) / (alone[1] - alone[0]))

@@ -53,7 +53,7 @@ def causal_cosines(directions: Tensor, unembedding: Tensor) -> np.ndarray:
     """Cosines under S = Cov(W_U), eigenvalues floored at 1e-6 of the largest; rows of W_U with tiny norm are left out."""
     rows = unembedding.detach().double().cpu()
     norms = rows.norm(dim=1)
-    rows = rows[norms > 1e-3 * norms.median()]
+    rows = rows[norms > 1e-3 * norms.mean()]
     centred = rows - rows.mean(0)
     energy, basis = torch.linalg.eigh(centred.T @ centred / len(rows))
     root = basis * energy.clamp_min(1e-6 * float(energy[-1])).sqrt()

@@ -3,7 +3,8 @@
 The rows arrive in blocks (0.1 % … 100 %); a probe trained on all earlier blocks pays the cross-entropy of the next one, the first
 block pays log2 K a label. Compression = n log2 K / bits: it rewards good and quickly learned readouts in one number.
 Source: Voita and Titov 2020, Information-Theoretic Probing with Minimum Description Length (online coding).
-Departure: the probe is the L2-logistic one of every other score here, not an early-stopped network.
+Departures: the probe is the L2-logistic one of every other score here, not an early-stopped network; and while a class has
+not come yet, labels go on costing log2 K, since such a probe would be sure of something it cannot know.
 """
 
 from itertools import product
@@ -81,7 +82,9 @@ def _bits(x: Rotated, places: np.ndarray, labels: np.ndarray, k: int) -> np.ndar
         columns = zip(fit.u.split(width, 1), fit.b.split(width), strict=True)
         for (b, order), (u, bias) in zip(product(blocks, range(len(places))), columns, strict=True):
             new = (place[:, order] >= ends[b]) & (place[:, order] < ends[b + 1])
-            total[order] += _cost(x.z[new] @ u + bias, hot[new])
+            known = hot[place[:, order] < ends[b]].any(0).all(-1).numpy()  # every class has come
+            uniform = float(new.sum()) * np.log2(k)
+            total[order] += np.where(known, _cost(x.z[new] @ u + bias, hot[new]), uniform)
     return total
 
 
