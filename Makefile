@@ -36,10 +36,10 @@ calibration: $(DEV)
 	$(OFFLINE) $(BIN)/python benchmarks/calibration.py
 
 bench: $(DEV)
-	$(OFFLINE) $(BIN)/python benchmarks/run.py
+	$(OFFLINE) $(BIN)/python -m benchmarks.speed
 
 gallery: $(DEV)
-	$(OFFLINE) $(BIN)/python benchmarks/gallery.py
+	$(OFFLINE) $(BIN)/python -m benchmarks.gallery
 
 docs: $(DEV)
 	$(OFFLINE) $(BIN)/python docs/build.py

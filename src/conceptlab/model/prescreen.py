@@ -13,6 +13,18 @@ _KERNEL_KEYS = (
     "attn_implementation",
     "_experts_implementation",
 )
+# What modules are built in a loop for: a damaged number here would build until the memory is gone.
+_COUNTS = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layer",
+    "n_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "num_experts",
+    "num_local_experts",
+)
+MAX_COUNT = 10_000
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -38,7 +50,14 @@ def screen_config(config: dict[str, Any], origin: str, *, ignore_remote_code: bo
 
     Raises ModelError; with `ignore_remote_code` an `auto_map` is passed over and the library's own class is used.
     """
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{origin}: config.json: architectures is no list of class names; download it again")
     for key, value in _walk(config):
+        if key in _COUNTS and isinstance(value, int) and value > MAX_COUNT:
+            raise ModelError(
+                f"{origin}: config.json: {key} is {value}, beyond {MAX_COUNT:,}; the file is damaged, download it again"
+            )
         if key in _REMOTE_KEYS and value and not ignore_remote_code:
             raise ModelError(
                 f"{origin}: config.json names remote code ({key}), which is never run; "

@@ -60,7 +60,7 @@ def solve_sum(delta: Tensor, events: list[Event], sizes: tuple[int, ...] = (1, 2
     tol = tolerance(delta.dtype)
     target = delta.detach().reshape(-1).double()
     values = [e.value.detach().reshape(-1).double() for e in events]  # type: ignore[union-attr]
-    if not values or float(target.norm()) == 0.0:
+    if not values or float(target.norm()) == 0.0 or not bool(torch.isfinite(torch.stack([target, *values])).all()):
         return None
     matrix = torch.stack(values)
     gram, dots, energy = matrix @ matrix.T, matrix @ target, float(target @ target)
