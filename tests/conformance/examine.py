@@ -11,7 +11,7 @@ from conceptlab.errors import ConceptlabError
 from conceptlab.model import Batch, load_model
 
 from .identities import IDENTITIES, LENGTHS, Case, Outcome, Record, site_table
-from .other_models import OTHERS, other_inputs, other_model
+from .other_models import OTHERS, Kind, other_inputs, other_model
 from .tiny_models import FIRST_TOKEN, LAST_TOKEN, CannotBuild, causal_lm_types, tiny_model
 
 
@@ -20,13 +20,12 @@ def case_of(name: str, seed: int = 0) -> Case:
 
     Raises CannotBuild where it cannot be made here, ConceptlabError where the engine cannot read it.
     """
-    if not name.startswith("other:"):
-        module, reads = tiny_model(name, seed), "tokens"
-    else:
-        module, reads = other_model(name.removeprefix("other:"), seed), OTHERS[name.removeprefix("other:")].reads
-    model = load_model(module)
-    if reads != "tokens":
-        given = other_inputs(name.removeprefix("other:"), module, rows=1, lengths=9)
+    kind = OTHERS[name.removeprefix("other:")] if name.startswith("other:") else Kind(class_name(name))
+    other = name.removeprefix("other:") if name.startswith("other:") else ""
+    module = other_model(other, seed) if other else tiny_model(name, seed)
+    model = load_model(module, stack=kind.stack)
+    if kind.reads != "tokens":
+        given = other_inputs(other, module, rows=1, lengths=9)
         return Case(model, module, given, given, None)
     batch = ragged_batch(min(LAST_TOKEN, _vocabulary(module)))
     one = batch.select([LENGTHS.index(max(LENGTHS))])

@@ -190,20 +190,20 @@ def _sum_error(acts: Any, names: list[str], block: nn.Module, has_mid: bool) -> 
     error = relative(pre + sum(parts), post)
     if has_mid and error <= ROUNDING:
         error = max(error, relative(pre + parts[0], acts["resid_mid"][:, 0]))
-    if error <= ROUNDING or not has_mid:
+    if error <= ROUNDING or not has_mid or not _norms(block, pre):
         return error if error <= 1e-2 else math.inf
-    mid = acts["resid_mid"][:, 0]
-    return max(_best_norm(block, pre + parts[0], mid), _best_norm(block, mid + sum(parts[1:]), post))
+    error, stream = 0.0, pre
+    for part, wanted in zip(parts, [acts["resid_mid"][:, 0], *[None] * (len(parts) - 2), post], strict=True):
+        normed = _norms(block, stream + part)
+        stream = min(normed, key=lambda n: relative(n, wanted)) if wanted is not None else normed[len(normed) // 2]
+        error = max(error, relative(stream, wanted) if wanted is not None else 0.0)
+    return error
 
 
-def _best_norm(block: nn.Module, given: Tensor, wanted: Tensor) -> float:
-    """The smallest error over the block's norms of norm(given) = wanted."""
-    errors = [math.inf]
-    for module in block.modules():
-        if "norm" in type(module).__name__.lower():
-            with torch.no_grad():
-                errors.append(relative(module(given), wanted))
-    return min(errors)
+def _norms(block: nn.Module, given: Tensor) -> list[Tensor]:
+    """What each norm of the block makes of a stream, in order."""
+    with torch.no_grad():
+        return [m(given) for m in block.modules() if "norm" in type(m).__name__.lower()]
 
 
 def pattern_mixes_values(case: Case) -> Outcome:

@@ -17,11 +17,13 @@ from .tiny_models import build, tiny_inputs
 
 @dataclass(frozen=True)
 class Kind:
-    """A model class by name, what it reads ("tokens", "pairs" for encoder-decoders, "pixels"), and special fields."""
+    """A model class by name, what it reads ("tokens", "pairs" for the decoder of an encoder-decoder, "pixels", "both" for
+    two towers), special fields, and the stack to load where it is not the default."""
 
     class_name: str
     reads: str = "tokens"
     fields: Mapping[str, Any] = field(default_factory=dict)
+    stack: str | None = None
 
 
 VISION_FIELDS = {"image_size": 32, "patch_size": 8}
@@ -42,12 +44,18 @@ OTHERS: dict[str, Kind] = {
     "modernbert": Kind("ModernBertModel", fields={"num_hidden_layers": 4}),
     "nomic_bert": Kind("NomicBertModel"),
     "eurobert": Kind("EuroBertModel"),
-    "t5": Kind("T5ForConditionalGeneration", "pairs", T5_FIELDS),
-    "mt5": Kind("MT5ForConditionalGeneration", "pairs", T5_FIELDS),
-    "t5gemma": Kind("T5GemmaForConditionalGeneration", "pairs"),
-    "bart": Kind("BartForConditionalGeneration", "pairs"),
-    "pegasus": Kind("PegasusForConditionalGeneration", "pairs"),
-    "m2m_100": Kind("M2M100ForConditionalGeneration", "pairs"),
+    "t5": Kind("T5ForConditionalGeneration", fields=T5_FIELDS),
+    "t5-decoder": Kind("T5ForConditionalGeneration", "pairs", fields=T5_FIELDS, stack="decoder"),
+    "mt5": Kind("MT5ForConditionalGeneration", fields=T5_FIELDS),
+    "mt5-decoder": Kind("MT5ForConditionalGeneration", "pairs", fields=T5_FIELDS, stack="decoder"),
+    "t5gemma": Kind("T5GemmaForConditionalGeneration"),
+    "t5gemma-decoder": Kind("T5GemmaForConditionalGeneration", "pairs", stack="decoder"),
+    "bart": Kind("BartForConditionalGeneration"),
+    "bart-decoder": Kind("BartForConditionalGeneration", "pairs", stack="decoder"),
+    "pegasus": Kind("PegasusForConditionalGeneration"),
+    "pegasus-decoder": Kind("PegasusForConditionalGeneration", "pairs", stack="decoder"),
+    "m2m_100": Kind("M2M100ForConditionalGeneration"),
+    "m2m_100-decoder": Kind("M2M100ForConditionalGeneration", "pairs", stack="decoder"),
     "vit": Kind("ViTModel", "pixels", VISION_FIELDS),
     "deit": Kind("DeiTModel", "pixels", VISION_FIELDS),
     "beit": Kind("BeitModel", "pixels", VISION_FIELDS),
