@@ -4,6 +4,7 @@ Every linear map is disturbed by seeded noise while the trace runs, so that weig
 freshly initialised adapters) cannot hide the structure. Structure does not depend on weights; nothing stays on the model.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,12 +81,16 @@ class Trace:
         return self.clock
 
 
+# Linear, Linear4bit, Linear8bitLt, WQLinear_GEMM, GPT-2's Conv1D; not KimiLinearRMSNorm.
+_LINEAR = re.compile(r"Linear(\d\w*|NF4|FP4|_\w+)?$|^Conv1D$")
+
+
 def is_linear(module: nn.Module) -> bool:
     """A linear map, also a quantised one, a transposed one (GPT-2's Conv1D) or one wrapped by an adapter."""
     if hasattr(module, "base_layer"):
         return True
     weight = getattr(module, "weight", None)
-    named = "linear" in type(module).__name__.lower() or type(module).__name__ == "Conv1D"
+    named = bool(_LINEAR.search(type(module).__name__))
     return isinstance(module, nn.Linear) or (named and isinstance(weight, Tensor))
 
 
