@@ -128,10 +128,10 @@ def find_stacks(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Stack
 
 
 def _stack(name: str, events: list[Event], trace: Trace, module: nn.Module) -> Stack:
-    blocks = [_block(event, trace, module) for event in events]
-    value = events[-1].value
-    assert_dim = value.shape[-1] if value is not None else 0
     heads = [c for c in trace.attention if any(_inside(c, e) for e in events)]
+    blocks = [_block(event, trace, module, seen=bool(heads)) for event in events]
+    value = events[-1].value
+    d_model = value.shape[-1] if value is not None else 0
     norm, unembed, scale, cap, missing = _ends(events[-1], trace, module)
     config = getattr(module, "config", None)
     n_heads = heads[0].q.shape[1] if heads else _config_number(config, *HEAD_COUNTS)
@@ -139,14 +139,14 @@ def _stack(name: str, events: list[Event], trace: Trace, module: nn.Module) -> S
     return Stack(
         name=name,
         blocks=tuple(blocks),
-        d_model=assert_dim,
+        d_model=d_model,
         final_norm=norm,
         unembed=unembed,
         logit_scale=scale,
         softcap=cap,
         n_heads=n_heads,
         n_kv_heads=heads[0].k.shape[1] if heads else n_heads,
-        d_head=heads[0].v.shape[-1] if heads else (assert_dim // n_heads if n_heads else 0),
+        d_head=heads[0].v.shape[-1] if heads else (d_model // n_heads if n_heads else 0),
         d_mlp=max(neurons, default=0),
         missing=missing,
     )
@@ -164,12 +164,14 @@ def _config_number(config: Any, *names: str) -> int:
     return 0
 
 
-def _block(event: Event, trace: Trace, module: nn.Module) -> Block:
+def _block(event: Event, trace: Trace, module: nn.Module, *, seen: bool) -> Block:
+    """One block's taps; `seen` says whether attention was seen at transformers' interface anywhere in the stack."""
     inner = [e for e in trace.events if event.started < e.started and e.order < event.order]
     calls = [c for c in trace.attention if _inside(c, event)]
     key = stream_key(event)
     stream = event.args[key]  # type: ignore[index]
-    taps, missing, post_norm, parallel = find_block_taps(event, stream, inner, calls, getattr(module, "config", None))
+    config = getattr(module, "config", None)
+    taps, missing, post_norm, parallel = find_block_taps(event, stream, inner, calls, config, seen=seen)
     taps["resid_pre"] = Tap(event.module, "input", key, stream.shape[-1])
     taps["resid_post"] = Tap(event.module, "output", first_tensor(event.output)[1], stream.shape[-1])
     return Block(event.module, event.name, taps, missing, post_norm, parallel)

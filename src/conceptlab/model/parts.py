@@ -24,8 +24,13 @@ _MLP = re.compile(
 MOST_PARTS = 4  # attention, cross-attention, MLP, and one more
 
 
-def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: list[AttentionCall], config: Any):
-    """Taps and missing sites of one block. Returns (taps, missing, post_norm, parallel)."""
+def find_block_taps(
+    event: Event, stream: Tensor, inner: list[Event], calls: list[AttentionCall], config: Any, *, seen: bool
+):
+    """Taps and missing sites of one block. Returns (taps, missing, post_norm, parallel).
+
+    `seen`: other blocks call transformers' attention interface, so what calls none here is no softmax attention.
+    """
     taps: dict[str, Tap] = {}
     missing: dict[str, str] = {}
     value = event.value
@@ -45,7 +50,7 @@ def find_block_taps(event: Event, stream: Tensor, inner: list[Event], calls: lis
         roles = _roles_by_name(event, inner, calls)
     else:
         ordered = sorted(parts, key=lambda p: p.event.order)
-        roles = _roles(ordered, calls, event)
+        roles = _roles(ordered, calls, event, seen=seen)
         for site, part in roles.items():
             taps[site] = _part_tap(part, stream.shape[-1])
         if not post_norm:
@@ -64,10 +69,11 @@ def _part_tap(part: Part, width: int) -> Tap:
     return Tap(part.event.module, "output", first_tensor(part.event.output)[1], width, scale=part.scale)
 
 
-def _roles(parts: list[Part], calls: list[AttentionCall], block: Event) -> dict[str, Part]:
+def _roles(parts: list[Part], calls: list[AttentionCall], block: Event, *, seen: bool) -> dict[str, Part]:
     """Name the summands: what ends an attention call is attention; the rest by the name it carries and, last, by place.
 
-    A second attention is cross-attention; any further sublayer of a kind that is taken is `extra_out`.
+    Linear attention beside softmax attention is a mixer. A second attention is cross-attention; any further sublayer of a
+    kind that is taken is `extra_out`.
     """
     roles: dict[str, Part] = {}
     pending = sorted(calls, key=lambda c: c.order)
@@ -76,7 +82,7 @@ def _roles(parts: list[Part], calls: list[AttentionCall], block: Event) -> dict[
         done = [c for c in pending if c.order < part.event.order]
         pending = [c for c in pending if c not in done]
         last = position == len(parts) - 1 and len(parts) > 1 and not named_mlp
-        if done or (not calls and _looks_like(_ATTENTION, part, block)):
+        if done or (not calls and not seen and _looks_like(_ATTENTION, part, block)):
             site = "cross_attn_out" if "attn_out" in roles else "attn_out"
         else:
             other = "extra_out" if "mlp_out" in roles else "mixer_out"
