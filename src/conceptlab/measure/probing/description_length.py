@@ -3,8 +3,9 @@
 The rows arrive in blocks (0.1 % … 100 %); a probe trained on all earlier blocks pays the cross-entropy of the next one, the first
 block pays log2 K a label. Compression = n log2 K / bits: it rewards good and quickly learned readouts in one number.
 Source: Voita and Titov 2020, Information-Theoretic Probing with Minimum Description Length (online coding).
-Departures: the probe is the L2-logistic one of every other score here, not an early-stopped network; and while a class has
-not come yet, labels go on costing log2 K, since such a probe would be sure of something it cannot know.
+Departures: the probe is the L2-logistic one of every other score here (its C by the number of all rows), not an early-stopped
+network; and while a class has not come yet, labels go on costing log2 K, since such a probe would be sure of something it
+cannot know.
 """
 
 from itertools import product
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlab.measure.probing.columns import Kind
+from conceptlab.measure.probing.columns import Kind, default_c
 from conceptlab.numerics.linear_fit import Layers, Rotated, count_layers, fit_columns, rotated_layers
 
 CARD = {
@@ -78,7 +79,7 @@ def _bits(x: Rotated, places: np.ndarray, labels: np.ndarray, k: int) -> np.ndar
         rows = (place < starts.max()).any(1)
         seen = (place[rows, None, :] < starts[:, None]).flatten(1).float()
         y = targets[rows].repeat(1, seen.shape[1])
-        fit = fit_columns(x.rows(rows), y, seen.repeat_interleave(width, 1), c=1.0, tol=1e-2)
+        fit = fit_columns(x.rows(rows), y, seen.repeat_interleave(width, 1), c=default_c(x.n, x.d), tol=1e-2)
         columns = zip(fit.u.split(width, 1), fit.b.split(width), strict=True)
         for (b, order), (u, bias) in zip(product(blocks, range(len(places))), columns, strict=True):
             new = (place[:, order] >= ends[b]) & (place[:, order] < ends[b + 1])
