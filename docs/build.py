@@ -27,7 +27,8 @@ def cards() -> list[tuple[str, dict]]:
 def methods_page() -> str:
     """docs/methods.md: one row a method."""
     rows = [
-        f"| {c['name']} | `{file}` | {c['takes']} | {c['returns']} | {c['cost']} | {c['paper']} |" for file, c in cards()
+        f"| {c['name']} | `{file}` | {c['takes']} | {c['returns']} | {c['cost']} | {c['paper']} |"
+        for file, c in cards()
     ]
     head = "| method | file | takes | returns | cost | source |\n|---|---|---|---|---|---|\n"
     return f"# Methods\n\nGenerated from the `CARD` of each file by `make docs`.\n\n{head}" + "\n".join(rows) + "\n"
@@ -41,7 +42,9 @@ def cli_page() -> str:
         call = [sys.executable, "-c", "from conceptlab.cli import main; main()", *command, "--help"]
         text = subprocess.run(call, capture_output=True, text=True, env=environment, check=True).stdout
         lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
-        parts.append(f"## `conceptlab {' '.join(command)}`\n\n```text\n{lines}\n```\n".replace("conceptlab `", "conceptlab`"))
+        parts.append(
+            f"## `conceptlab {' '.join(command)}`\n\n```text\n{lines}\n```\n".replace("conceptlab `", "conceptlab`")
+        )
     return "\n".join(parts)
 
 
@@ -65,7 +68,7 @@ def order_picture() -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1010 {len(rows) * height + 24}" '
         'font-family="system-ui, sans-serif" font-size="14" role="img" aria-label="the import order, top first">',
-        '<style>rect{fill:#e8eef6;stroke:#5b7ba6}text{fill:#1c2733}path{stroke:#5b7ba6;fill:none}'
+        "<style>rect{fill:#e8eef6;stroke:#5b7ba6}text{fill:#1c2733}path{stroke:#5b7ba6;fill:none}"
         "@media(prefers-color-scheme:dark){rect{fill:#22303f}text{fill:#e6edf5}}</style>",
     ]
     for i, layer in enumerate(rows):

@@ -17,7 +17,9 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys) -> None:
     from conceptlab.data import ConceptSet
 
     whole = world.default_concepts()
-    monkeypatch.setattr(world, "default_concepts", lambda: ConceptSet("two", whole.concepts[:2]))  # the same lines, sooner
+    monkeypatch.setattr(
+        world, "default_concepts", lambda: ConceptSet("two", whole.concepts[:2])
+    )  # the same lines, sooner
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert code is not None

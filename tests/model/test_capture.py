@@ -52,7 +52,9 @@ def test_patterns_are_rows_of_probabilities_over_real_tokens() -> None:
         pattern = acts["pattern"]
         assert torch.allclose(pattern.sum(-1), torch.ones_like(pattern.sum(-1)), atol=1e-5)
         for token, (row, position) in enumerate(zip(acts.row, acts.position, strict=True)):
-            assert float(pattern[token, ..., position + 1 :].abs().max() if position + 1 < pattern.shape[-1] else 0) == 0
+            assert (
+                float(pattern[token, ..., position + 1 :].abs().max() if position + 1 < pattern.shape[-1] else 0) == 0
+            )
             assert row in (0, 1, 2)
 
 
@@ -96,7 +98,10 @@ def test_gradients_flow_when_asked() -> None:
         (lambda m: m.capture("w1", "z", layers=[9]), "layers 0 to"),
         (lambda m: m.capture("w1", "router"), "no experts"),
         (lambda m: m.capture(["w1 w2", ""], "z"), "row 1: the text has no tokens"),
-        (lambda m: m.capture(Batch(((500,),)), "z") if False else m._checked(Batch(((5000,),))), "outside the vocabulary"),
+        (
+            lambda m: m.capture(Batch(((500,),)), "z") if False else m._checked(Batch(((5000,),))),
+            "outside the vocabulary",
+        ),
         (lambda m: m.encode(" ".join(["w1"] * 5000)), "longer than the context"),
     ],
 )

@@ -10,7 +10,9 @@ from tests.model.tiny import TEXTS, decoder, other
 EDITS = [
     lambda d: Edit("L1.resid_post", "add", 3 * torch.randn(d, generator=torch.Generator().manual_seed(1))),
     lambda d: Edit("L0.H1.z", "zero"),
-    lambda d: Edit("L0.resid_post", "add", 5 * torch.randn(d, generator=torch.Generator().manual_seed(2)), positions="last"),
+    lambda d: Edit(
+        "L0.resid_post", "add", 5 * torch.randn(d, generator=torch.Generator().manual_seed(2)), positions="last"
+    ),
     lambda d: Edit("L1.mlp_out", "scale", strength=3.0, positions=(0, 2)),
     lambda d: Edit("L1.H0.v", "scale", strength=-2.0),
 ]
@@ -45,6 +47,8 @@ def steered_off(model) -> list[str]:
 
 def test_what_cannot_generate_says_so() -> None:
     with pytest.raises(ModelError, match="does not generate"):
-        other("bert").generate(TEXTS) if not other("bert").has_logits else (_ for _ in ()).throw(ModelError("does not generate"))
+        other("bert").generate(TEXTS) if not other("bert").has_logits else (_ for _ in ()).throw(
+            ModelError("does not generate")
+        )
     with pytest.raises(ModelError, match="exceed the context"):
         decoder("gpt2").generate(TEXTS, max_new_tokens=10**6)

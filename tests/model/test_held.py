@@ -8,7 +8,6 @@ from conceptlab.errors import SiteError
 from conceptlab.model import load_model
 from conceptlab.model.batch import Batch
 from conceptlab.model.held import Held
-
 from tests.conformance.tiny_models import tiny_model
 
 SITES = ("embed", "resid_pre", "resid_post", "attn_out", "q", "k", "v", "z", "pattern", "mlp_post", "logits")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.model.tiny import TEXTS, decoder, other
 
 from conceptlab.model import Model
 from conceptlab.model.replay import Replay, prepare_replay
 from conceptlab.results import Edit, Site
+from tests.model.tiny import TEXTS, decoder, other
 
 KINDS = ("gpt2", "llama", "gemma2", "gemma3_text", "bloom", "falcon", "mixtral", "mamba", "opt", "bert")
 SHORT = ("gpt2", "llama", "gemma2", "gemma3_text", "bloom", "falcon", "mixtral")  # a KV cache can stand for the prefix

@@ -77,7 +77,7 @@ class Instrument:
         mask = kwargs.get(self.mask_key)
         self._mask = mask if isinstance(mask, Tensor) else None
         past = kwargs.get("past_key_values")
-        self._cached = int(past.get_seq_length()) if hasattr(past, "get_seq_length") else 0
+        self._cached = int(past.get_seq_length()) if past is not None and hasattr(past, "get_seq_length") else 0
 
     def _note_shape(self, _module: nn.Module, args: tuple, kwargs: dict) -> None:
         stream = _get(args, kwargs, self.stack.blocks[0].taps["resid_pre"].key)
