@@ -1,0 +1,114 @@
+"""`make bench` and its short form `python -m benchmarks.speed --quick`: one table, printed and written to docs/benchmarks.md."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a thread that waits must not count as working
+
+import argparse  # noqa: E402
+import datetime  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Iterable  # noqa: E402
+from importlib.metadata import version  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from .atlas_cost import atlas_rows  # noqa: E402
+from .engine import fixed_cost_rows, forward_rows, steering_row  # noqa: E402
+from .models import SIZES, make_subject  # noqa: E402
+from .peers import peer_rows  # noqa: E402
+from .probes import probe_rows  # noqa: E402
+from .starting import loading_rows, starting_rows  # noqa: E402
+from .table import Row, markdown, plain  # noqa: E402
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+CALM = 1.5  # load average up to which timings of a 2-core machine are its own
+HEAD = """# Benchmarks
+
+{date}, a {cores}-core CPU, torch {torch}, transformers {transformers}, float32, random weights from configs. {load}
+
+Each ratio is the median over interleaved pairs: the bare Hugging Face forward of the same batch runs right before and right after
+ours. `CPU` is the main thread's CPU time with `OMP_WAIT_POLICY=PASSIVE`, with a 95 % bootstrap interval of the median; `wall` is
+the same ratio by the clock on the wall, which other processes disturb more. 'not resolved': the interval holds the target.
+Made by `make bench` in {minutes:.0f} minutes.
+"""
+OURS = {
+    "forward": "wrapped forward, all logits",
+    "stream": "stream of all layers, last token, no logits",
+    "everything": "everything, all tokens",
+    "steer": "64 tokens, one steering vector",
+}
+
+
+def quick_rows() -> list[Row]:
+    """Every part once on tiny models: that it runs, not how fast it is."""
+    subject = make_subject("gpt2", 2, 8, tiny=True, n_layers=2)
+    rows = forward_rows(subject, n=2, limit=1.0)
+    rows.append(steering_row(subject, new_tokens=4, n=2, limit=1.0))
+    rows += fixed_cost_rows(n=5)
+    rows += atlas_rows(n_texts=60, n_tokens=8, tiny=True)
+    return rows + starting_rows(runs=1)
+
+
+def engine_rows(kind: str) -> list[Row]:
+    """One size: forwards, captures, generation."""
+    subject = make_subject(kind, 8, 128)
+    return [*forward_rows(subject, n=7, limit=20.0), steering_row(subject, new_tokens=64, n=5, limit=20.0)]
+
+
+def all_rows(say: Callable[[str], None], *, peers: bool) -> list[Row]:
+    """Everything, part by part."""
+    parts: list[tuple[str, Callable[[], Iterable[Row]]]] = [(kind, lambda k=kind: engine_rows(k)) for kind in SIZES]
+    parts += [
+        ("fixed cost", lambda: fixed_cost_rows(n=100)),
+        ("starting", starting_rows),
+        *((f"loading {kind}", lambda k=kind: loading_rows(k)) for kind in SIZES),
+        ("probes", probe_rows),
+        ("atlas", lambda: atlas_rows(n_texts=4000)),
+    ]
+    rows: list[Row] = []
+    for name, part in parts:
+        start = time.perf_counter()
+        rows += part()
+        say(f"{name}: {time.perf_counter() - start:.0f} s")
+    if peers:
+        rows += peer_rows(our_cells(rows))
+    return rows
+
+
+def our_cells(rows: list[Row]) -> dict[str, str]:
+    """Our own figures on the work that the peers do."""
+    mine = [r for r in rows if r.group.startswith("gpt2")]
+    return {work: next((r.value for r in mine if r.what == what), "") for work, what in OURS.items()}
+
+
+def head(start: float, load: float) -> str:
+    """What was measured on, when, and whether anything else ran."""
+    calm = (
+        "Nothing else ran."
+        if load <= CALM
+        else f"Other processes ran (load {load:.1f} at the start): wall is unreliable."
+    )
+    return HEAD.format(
+        date=datetime.date.today().isoformat(), cores=os.cpu_count(), torch=version("torch"),
+        transformers=version("transformers"), load=calm, minutes=(time.perf_counter() - start) / 60,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = argparse.ArgumentParser(prog="benchmarks.speed", description=__doc__)
+    options.add_argument("--quick", action="store_true", help="tiny models, seconds; nothing is written")
+    options.add_argument("--no-peers", action="store_true", help="leave the other tools out")
+    options.add_argument("--out", type=Path, default=DOCS, help="where the table is written")
+    chosen = options.parse_args()
+    start, load = time.perf_counter(), os.getloadavg()[0]
+    if chosen.quick:
+        print(plain(quick_rows()))
+        return
+    rows = all_rows(lambda text: print(text, file=sys.stderr, flush=True), peers=not chosen.no_peers)
+    print(plain(rows))
+    chosen.out.write_text(head(start, load) + markdown(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
