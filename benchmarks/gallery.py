@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from benchmarks.gallery_data import SHARED, real_concepts
 
+from benchmarks.gallery_data import SHARED, real_concepts
 from conceptlab.atlas import Atlas, ConceptMap, map_concepts
 from conceptlab.atlas.figures import atlas_figures, concept_figures
 from conceptlab.atlas.saving import slug
@@ -111,7 +111,10 @@ Made by `make gallery` ({seconds} on 2 CPU cores). Each score is the accuracy (o
 layer chosen inside nested folds; `control` is the mean of the same procedure on shuffled labels; `found` means that the score beats
 that null at q <= 0.05 over the concepts of the run. `effect` is what ablating the direction does at its best layer, beside random
 directions of the same norm: KL of the next-token distribution in nats, or, for the encoder, the shift of the last layer's readout
-in standard deviations. The story models know no world facts, so "no" for cities, numbers and translations is the right answer.
+in standard deviations. The story models know no world facts, so "no" for cities and translations is the right answer. "Larger
+than" is found even there, and it need not mean arithmetic: a small first number makes "is larger than" mostly false, so the words
+alone give most of it away. Where the effect of ablation lies within that of random directions, the model was not shown to use what
+can be read.
 
 | model | concept | found | best layer | score | control | effect of ablation |
 |---|---|---|---|---|---|---|
