@@ -148,7 +148,8 @@ def form_pattern(call: AttentionCall) -> Tensor:
     eager = eager_function(call.module)
     if eager is None:
         raise LookupError(f"{type(call.module).__name__}'s file has no explicit attention function")
-    _, pattern = eager(call.module, call.q, call.k, call.v, explicit_mask(call), **call.kwargs)
+    narrow = call.v[..., :1]  # its product with the pattern is thrown away
+    _, pattern = eager(call.module, call.q, call.k, narrow, explicit_mask(call), **call.kwargs)
     if pattern is None:
         raise LookupError(f"{type(call.module).__name__}'s explicit attention returns no pattern")
     return pattern
