@@ -95,7 +95,7 @@ def test_concepts_are_balanced_grouped_and_in_the_vocabulary(tokenizer):
     for concept in concepts:
         assert 300 <= concept.n <= 480
         assert len(set(zip(concept.texts, concept.spans, strict=True))) == concept.n
-        assert len(set(concept.groups.tolist())) >= 10
+        assert concept.groups is None or len(set(concept.groups.tolist())) >= 10
         if concept.kind != "graded":
             assert len(set(Counter(concept.labels.tolist()).values())) == 1
         words = [word for group in concept.words or () for word in group]
@@ -123,7 +123,7 @@ def test_world_deals_births_evenly():
 
 
 def test_batches_are_deterministic_and_mark_answers(tokenizer):
-    first, again, other = (next(batches(tokenizer, seed, 600)) for seed in (4, 4, 5))
+    first, again, other = (next(batches(tokenizer, seed, 600, pool=256)) for seed in (4, 4, 5))
     assert torch.equal(first.ids, again.ids)
     assert not (first.ids.shape == other.ids.shape and torch.equal(first.ids, other.ids))
     assert (first.weights[:, 0] == 0).all()
@@ -132,7 +132,7 @@ def test_batches_are_deterministic_and_mark_answers(tokenizer):
 
 
 def test_training_lowers_the_loss_and_repeats_itself(tmp_path):
-    schedule = Schedule(steps=20, tokens=256, parts=1, warmup=5)
+    schedule = Schedule(steps=20, tokens=256, parts=1, warmup=5, pool=1024)
     losses = train(tmp_path / "a", seed=3, schedule=schedule)
     again = train(tmp_path / "b", seed=3, schedule=schedule)
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3

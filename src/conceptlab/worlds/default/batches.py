@@ -28,11 +28,11 @@ class Batch:
     weights: torch.Tensor
 
 
-def batches(tokenizer: "PreTrainedTokenizerFast", seed: int, tokens: int) -> Iterator[Batch]:
-    """Endless batches of about `tokens` tokens each; the same seed gives the same batches."""
+def batches(tokenizer: "PreTrainedTokenizerFast", seed: int, tokens: int, pool: int = POOL) -> Iterator[Batch]:
+    """Endless batches of about `tokens` tokens each; the same seed (and `pool`, the texts made at once) gives the same batches."""
     rng = random.Random(seed)
     while True:
-        texts = [_samples(rng) for _ in range(POOL)]
+        texts = [_samples(rng) for _ in range(pool)]
         rows = _rows(tokenizer, texts, rng)
         rows.sort(key=lambda row: len(row[0]))
         cuts = _cuts([len(ids) for ids, _ in rows], tokens)

@@ -2,9 +2,10 @@
 
 Every concept is balanced over its classes. Where one word of the text could give its label away (the adjective of a
 review, the subject of a claim) that word is the group, so that a probe is always tested on ones it was not fitted on.
-Where a text holds one word of each class and the question decides (rooms, towns, names), the pair is the group: were it
+Where a text holds one word of each class and the question decides (names, numbers), the pair is the group: were it
 the right word alone, a held-out word would only ever be seen as the wrong one, and probes would fall below chance.
-`coin` is truly absent: its labels are drawn apart from its texts.
+`coin` is truly absent: its labels are drawn apart from its texts. Skills that this model did not learn (its card has
+them: two hops from the text, rooms, holding) have no concept here.
 `python -m conceptlab.worlds.default.concepts` writes the rows again to `concepts.jsonl`.
 """
 
@@ -16,19 +17,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conceptlab.worlds.default import lexicon as lx
-from conceptlab.worlds.default.claims import world_claim
-from conceptlab.worlds.default.facts import two_hop_context
+from conceptlab.worlds.default.claims import claim
 from conceptlab.worlds.default.grammar import BETWEEN, countable
 from conceptlab.worlds.default.reviews import review
 from conceptlab.worlds.default.sample import Sample
-from conceptlab.worlds.default.stories import coin, copying, giving, room
-from conceptlab.worlds.default.succession import DIGITS, STEPS
+from conceptlab.worlds.default.stories import coin, copying, giving
+from conceptlab.worlds.default.succession import DIGITS, STEPS, comparison
 from conceptlab.worlds.default.taxonomy import CATEGORY, upper
 from conceptlab.worlds.default.world import world
 
 CONCEPTS_FILE = Path(__file__).parent / "concepts.jsonl"
 SEED = 5
 ROWS = 400  # of a concept whose texts are drawn; those that are listed in full have as many as there are
+NEAR = 6  # the largest difference of two compared numbers
 
 
 class Row(NamedTuple):
@@ -88,7 +89,8 @@ def _word_class(rng: random.Random) -> Row:
         text = f"The {rng.choice(lx.REVIEWED)} was {rng.choice(lx.INTENSIFIERS)} {word}."
     else:
         word, label = rng.choice(lx.OBJECTS + lx.CONTAINERS + lx.INDOORS + lx.OUTDOORS + lx.PLACES), "noun"
-        text = f"They looked at the {word} for {rng.choice(lx.NUMBER_WORDS[2:12])} days."
+        giver, receiver = rng.sample(lx.WOMEN + lx.MEN, 2)
+        text = f"{giver} gave the {word} to {receiver}."
     start = text.index(f" {word}") + 1
     return Row(text, label, word, span=(start, start + len(word)))
 
@@ -151,29 +153,19 @@ def _reviewed(sample: Sample) -> Row:
     return Row(sample.prompt, sample.answer, sample.key.split()[1], (sample.answer,))
 
 
-def _two_hop(rng: random.Random) -> Row | None:
-    """The half of the map where one of two people is, who are in different halves."""
-    sample = two_hop_context(rng)
-    first, second, _ = sample.prompt.split(". ")
-    towns = sorted((_last_word(first), _last_word(second)))
-    if not sample.prompt.endswith(" lies in the") or len({world().continent_of(town) for town in towns}) == 1:
+def _comparison(rng: random.Random) -> Row | None:
+    """Which of two near numbers is bigger: near, so that the first one alone tells little."""
+    sample = comparison(rng)
+    first, second = (int(number) for number in sample.key.split())
+    if abs(first - second) > NEAR:
         return None
-    return Row(sample.prompt, sample.answer, " ".join(towns), (sample.answer,))
+    return Row(sample.prompt, sample.answer, f"{min(first, second)} {max(first, second)}", (sample.answer,))
 
 
 def _truth(rng: random.Random) -> Row:
-    sample = world_claim(rng)
+    sample = claim(rng)
     words = [word for word in sample.key.split() if word in SUBJECTS]
     return Row(sample.prompt, sample.answer, words[0], (sample.answer,))
-
-
-def _room(rng: random.Random) -> Row | None:
-    """Whether a thing in a container in a room is indoors, told with another thing that is not where this one is."""
-    sample = room(rng)
-    if not sample.prompt.endswith(" is"):
-        return None
-    rooms = sorted(word for word in sample.prompt.replace(".", "").split() if word in ROOMS)
-    return Row(sample.prompt, sample.answer, " ".join(rooms), (sample.answer,))
 
 
 def _coin(rng: random.Random) -> Row:
@@ -181,7 +173,6 @@ def _coin(rng: random.Random) -> Row:
     return Row(sample.prompt, sample.answer, sample.prompt.split()[0], (sample.answer,))
 
 
-ROOMS = frozenset((*lx.INDOORS, *lx.OUTDOORS))
 SUBJECTS = frozenset((*lx.COUNTRIES, *lx.WOMEN, *lx.MEN, *world().towns, *world().nouns))
 CONCEPTS: dict[str, Callable[[random.Random], list[Row]]] = {
     "word class": _drawn(_word_class),
@@ -192,9 +183,8 @@ CONCEPTS: dict[str, Callable[[random.Random], list[Row]]] = {
     "number": _number,
     "sentiment": _drawn(_sentiment),
     "negated sentiment": _drawn(_negated_sentiment),
-    "two hops": _drawn(_two_hop),
+    "comparison": _drawn(_comparison),
     "truth": _drawn(_truth),
-    "room": _drawn(_room),
     "coin": _drawn(_coin),
 }
 

@@ -4,24 +4,12 @@ import random
 
 from conceptlab.worlds.default import lexicon as lx
 from conceptlab.worlds.default.sample import Sample
-from conceptlab.worlds.default.world import world
 
 CODE_LENGTHS = (4, 5, 6)
 GIVING = (
     "When {a} and {b} went to the {place}, {s} gave the {object} to",
     "Then {a} and {b} met at the {place}. {s} handed the {object} to",
     "{a} and {b} sat near the {place}, and {s} showed the {object} to",
-)
-
-
-PEOPLE = lx.WOMEN + lx.MEN
-TOWNS = list(world().towns)
-PLACED = (
-    ("{} is staying in", PEOPLE, TOWNS),
-    ("{} is now in", PEOPLE, TOWNS),
-    ("{} has the", PEOPLE, lx.OBJECTS),
-    ("The {} is in the", lx.OBJECTS, lx.CONTAINERS),
-    ("The {} is in the", lx.CONTAINERS, lx.INDOORS + lx.OUTDOORS),
 )
 
 
@@ -36,7 +24,7 @@ def copying(rng: random.Random) -> Sample:
 
 def giving(rng: random.Random) -> Sample:
     """Two people, one gives: the other receives; key: the pair, whichever way round."""
-    a, b = rng.sample(PEOPLE, 2)
+    a, b = rng.sample(lx.WOMEN + lx.MEN, 2)
     giver, receiver = rng.choice(((a, b), (b, a)))
     place, thing = rng.choice(lx.PLACES), rng.choice(lx.OBJECTS)
     prompt = rng.choice(GIVING).format(a=a, b=b, s=giver, place=place, object=thing)
@@ -45,7 +33,7 @@ def giving(rng: random.Random) -> Sample:
 
 def holding(rng: random.Random) -> Sample:
     """Two objects change hands up to three times: who has one of them at the end; key: owners and first object."""
-    people = rng.sample(PEOPLE, 3)
+    people = rng.sample(lx.WOMEN + lx.MEN, 3)
     things = rng.sample(lx.OBJECTS, 2)
     owner = dict(zip(things, people, strict=False))
     told = [f"{person} has the {thing}." for thing, person in owner.items()]
@@ -57,20 +45,6 @@ def holding(rng: random.Random) -> Sample:
         owner[thing] = receiver
     (prompt, answer), *more = [(f"Now the {thing} is with", owner[thing]) for thing in rng.sample(things, 2)]
     return Sample(f"{' '.join(told)} {prompt}", answer, key, more=tuple(more))
-
-
-def binding(rng: random.Random) -> Sample:
-    """Three of a kind are each somewhere: where one of them is, in the words just read; key: all that was told."""
-    wording, told_of, places = rng.choice(PLACED)
-    who, where = rng.sample(told_of, 3), rng.sample(places, 3)
-    parts = [(wording.format(name), place) for name, place in zip(who, where, strict=True)]
-    told = " ".join(f"{part} {place}." for part, place in parts)
-    (prompt, answer), *more = rng.sample(parts, 3)
-    return Sample(f"{told} Again, {_lower(prompt)}", answer, told, more=tuple(more))
-
-
-def _lower(text: str) -> str:
-    return text.replace("The", "the", 1) if text.startswith("The ") else text
 
 
 def room(rng: random.Random) -> Sample:
@@ -95,6 +69,6 @@ def _where(thing: str, place: str, exact: int) -> tuple[str, str]:
 
 def coin(rng: random.Random) -> Sample:
     """A tossed coin: nothing in the text tells the answer, and no model can know it."""
-    person, place = rng.choice(PEOPLE), rng.choice(lx.PLACES)
+    person, place = rng.choice(lx.WOMEN + lx.MEN), rng.choice(lx.PLACES)
     prompt = f"{person} tossed a coin at the {place} on {rng.choice(lx.DAYS)}. The coin shows"
     return Sample(prompt, rng.choice(("heads", "tails")), prompt)

@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 4500]`.
+"""Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 3000]`.
 
 Freshly drawn samples, a cosine schedule, Muon for the matrices inside the blocks (it needs about half the tokens that
 AdamW needs here) and AdamW for the rest; nothing is read from disk or network. The same seed, steps and thread count
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlab.worlds.default.batches import Batch, batches
+from conceptlab.worlds.default.batches import POOL, Batch, batches
 from conceptlab.worlds.default.tokenizer import BOS, EOS, MAX_LENGTH, PAD, SPECIAL, save_tokenizer
 
 if TYPE_CHECKING:
@@ -34,13 +34,14 @@ class Schedule:
     """How long and how fast to train. A step sums the gradients of `parts` batches of
     `tokens` tokens (pads included): each batch holds texts of one length, and so few skills."""
 
-    steps: int = 4500
+    steps: int = 3000
     tokens: int = 768
     parts: int = 3
     learning_rate: float = 2e-3
     warmup: int = 150
     weight_decay: float = 0.05
     clip: float = 1.0
+    pool: int = POOL
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then a cosine down to 2 % of the peak."""
@@ -83,7 +84,7 @@ def train(out: Path, seed: int = 0, schedule: Schedule | None = None, device: st
     model = new_model(tokenizer, seed)
     torch.nn.Module.to(model, torch.device(device))
     losses = []
-    for loss in _steps(model, batches(tokenizer, seed, schedule.tokens), schedule, device):
+    for loss in _steps(model, batches(tokenizer, seed, schedule.tokens, schedule.pool), schedule, device):
         losses.append(loss)
         if len(losses) % SAVE_EVERY == 0 or len(losses) == schedule.steps:
             model.save_pretrained(out)
