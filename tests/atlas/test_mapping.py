@@ -4,15 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests.model.tiny import other
 
 from conceptlab.atlas import mapping
 from conceptlab.atlas.atlas import Atlas
-from conceptlab.atlas.mapping import map_concepts
+from conceptlab.atlas.mapping import few_permutations, map_concepts
 from conceptlab.data import Concept, ConceptSet
 from conceptlab.errors import DataError
 from conceptlab.model import load_model
 from conceptlab.worlds.concept_at_layer import FAMILIES, concept_at_layer
+from tests.model.tiny import other
 
 SETTINGS = {"permutations": 80, "n_random": 30, "quick": True}
 
@@ -168,3 +168,14 @@ def test_what_cannot_work_is_said_before_anything_runs(planted, monkeypatch):
     texts = (long, *concepts.concepts[0].texts[:9])
     with pytest.raises(DataError, match="concept 'long': row 0: 41 tokens are longer than the context"):
         map_concepts(model, ConceptSet("x", (Concept("long", texts, np.arange(10) % 2, "binary", ("a", "b")),)))
+
+
+def test_few_groups_or_permutations_are_said(planted):
+    model, concepts = planted
+    used = concepts.concepts[0]
+    groups = np.arange(40) % 10
+    grouped = Concept("grouped", used.texts[:40], (groups % 2).astype(np.int64), "binary", ("even", "odd"), groups)
+    made = map_concepts(model, ConceptSet("one", (grouped,)), **{**SETTINGS, "n_random": 3}).concepts[0]
+    assert any("shuffled in only about" in warning for warning in made.warnings)
+    assert few_permutations(200, 10) == () and few_permutations(19, 1) == ()
+    assert "unless 2 are; give at least 1999 permutations" in few_permutations(1000, 100)[0]

@@ -1,5 +1,6 @@
 """The main job: an atlas of concepts for any transformer, resumable concept by concept."""
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -56,6 +57,7 @@ def map_concepts(  # noqa: PLR0913 - the settings of a run
     provenance = Provenance(
         method="map", n=sum(c.n for c in concepts), seed=seed, model=model.name, revision=model.revision,
         data_hash=concepts.data_hash, settings=settings, causal="ablation",
+        warnings=few_permutations(permutations, len(concepts)),
     )  # fmt: skip
     for concept in concepts:
         locate(model, concept)
@@ -106,6 +108,17 @@ def _map_all(
                 with run.part(slug(concept.name)) as part:
                     save_concept(part / "concept", maps[-1])
     return maps
+
+
+def few_permutations(permutations: int, n_concepts: int) -> tuple[str, ...]:
+    """A warning where the least possible p is too large for one concept among `n_concepts` to be found alone."""
+    needed = math.ceil(n_concepts / (Q_MAX * (permutations + 1)) - 1e-9)
+    if needed <= 1:
+        return ()
+    return (
+        f"{permutations} permutations give p >= 1/{permutations + 1}: among {n_concepts} concepts none can be found unless "
+        f"{needed} are; give at least {math.ceil(n_concepts / Q_MAX) - 1} permutations, or fewer concepts",
+    )
 
 
 def decide(maps: Sequence[ConceptMap]) -> list[ConceptMap]:
