@@ -118,6 +118,8 @@ def test_constant_features_say_nothing_and_rounding_noise_is_not_blown_up():
     fit = fit_columns(rotated, torch.tensor(y, dtype=torch.float32)[:, None], torch.ones(80, 1))
     logits = rotated.z @ fit.u + fit.b
     assert float(logits.abs().max()) < 1.5
+    wide = rotate(torch.full((3, 40), 0.1))
+    assert bool(torch.isfinite(wide.z).all() and torch.isfinite(wide.basis).all())
     flat = rotate(torch.full((20, 4), 3.0))
     fit = fit_columns(flat, (torch.arange(20) % 4 == 0).float()[:, None], torch.ones(20, 1))
     assert float((flat.z @ fit.u + fit.b).mean()) == pytest.approx(np.log(0.25 / 0.75), abs=1e-2)

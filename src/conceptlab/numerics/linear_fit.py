@@ -5,8 +5,8 @@ Each column c minimises scikit-learn's objective  C * sum_i mask_ic * loss(x_i w
 penalty stays |w|^2 and the bound C/4 X'X + 1 of every column's Hessian is diagonal; batched L-BFGS preconditioned by it
 converges in tens of steps also on streams with a few massive dimensions, where unscaled solvers stall.
 
-Least arithmetic: 4 n r flops a column and step (Z @ direction, Z' @ residual; r = rank), n d^2 + 9 d^3 once for the rotation;
-bytes: Z is read twice a step for all columns together.
+Least arithmetic: 4 n r flops a column and step (Z @ direction, Z' @ residual; r = rank), n d m + 9 m^3 once for the
+rotation (m the smaller of n and d); bytes: Z is read twice a step for all columns together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,11 +62,24 @@ def rotate(x: Tensor, *, standardise: bool = True) -> Rotated:
     alive = (spread > 1e-7 * spread.max().clamp_min(1e-30)) & (spread > 1e-6 * mean.abs())
     scale = torch.where(alive, spread, 1.0) if standardise else torch.ones_like(spread)
     centred = centred / scale
-    gram = centred.double().T @ centred.double() if x.shape[1] <= 256 else (centred.T @ centred).double()
+    energy, basis = _eigenbasis(centred)
+    return Rotated(centred @ basis, energy, basis, mean, scale)
+
+
+def _eigenbasis(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [rank] and eigenvectors [d, rank] of x'x, through the smaller of the two Gram matrices."""
+    n, d = x.shape
+    if n < d:
+        wide = x.double()
+        energy, left = torch.linalg.eigh(wide @ wide.T)
+        keep = energy > energy[-1].clamp_min(1e-30) * 1e-10
+        basis = wide.T @ (left[:, keep] / energy[keep].sqrt())
+        return energy[keep].float(), basis.float()
+    exact = d <= 256  # above, the product in double would cost more than its digits are worth
+    gram = x.double().T @ x.double() if exact else (x.T @ x).double()
     energy, basis = torch.linalg.eigh(gram)
-    keep = energy > energy[-1] * 1e-10 if x.shape[1] <= 256 else energy > energy[-1] * 1e-7
-    basis = basis[:, keep].float()
-    return Rotated(centred @ basis, energy[keep].float(), basis, mean, scale)
+    keep = energy > energy[-1].clamp_min(1e-30) * (1e-10 if exact else 1e-7)
+    return energy[keep].float(), basis[:, keep].float()
 
 
 Layers = Tensor | Sequence[Rotated]  # features [row, layer, d], or the same already rotated layer by layer
