@@ -10,7 +10,8 @@ import torch
 from conceptlab.errors import ConceptlabError
 from conceptlab.model import Batch, load_model
 
-from .identities import IDENTITIES, LENGTHS, Case, Outcome, Record, site_table
+from .case import LENGTHS, Case, Outcome, Record, site_table
+from .identities import IDENTITIES
 from .other_models import OTHERS, Kind, other_inputs, other_model
 from .tiny_models import FIRST_TOKEN, LAST_TOKEN, CannotBuild, causal_lm_types, tiny_model
 
@@ -34,8 +35,8 @@ def case_of(name: str, seed: int = 0) -> Case:
 
 
 def _vocabulary(module: Any) -> int:
-    table = module.get_input_embeddings()
-    return next(iter(table)).weight.shape[0] if isinstance(table, torch.nn.ModuleList) else table.weight.shape[0]
+    table: Any = module.get_input_embeddings()
+    return int((table[0] if isinstance(table, torch.nn.ModuleList) else table).weight.shape[0])
 
 
 def ragged_batch(last_token: int, seed: int = 5) -> Batch:

@@ -3,109 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conceptlab.errors import ConceptlabError, SiteError
-from conceptlab.model import Batch, Model
-from conceptlab.results import SITES, Edit, Site
+from conceptlab.model import Model
+from conceptlab.results import Edit, Site
 
+from .case import ENDS, Case, Outcome, judged, relative, site_table
 from .references import disturbed, library_attentions, plain_values, sublayers
 
 ROUNDING = 1e-5  # float32, where sums are taken in another order
 PATTERN = 1e-6  # where the pattern has to be formed explicitly
-ENDS = ("embed", "final_norm", "logits")
+GENERATED = 1e-4  # float32, after six steps through another kernel
 PARTS = ("attn_out", "cross_attn_out", "mixer_out", "mlp_out", "extra_out")
-LENGTHS = (4, 9, 6)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One identity of one model. `status`: "pass", "missing" (`note` says why the architecture has none) or "FAIL"."""
-
-    status: str
-    error: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Record:
-    """Everything found about one model type; `reason` is set where it could not be built or read."""
-
-    model_type: str
-    model_class: str
-    n_layers: int = 0
-    sites: dict[str, list[int] | str] = field(default_factory=dict)
-    identities: dict[str, Outcome] = field(default_factory=dict)
-    seconds: float = 0.0
-    reason: str = ""
-
-    @property
-    def conforms(self) -> bool:
-        """The model was read and no identity fails."""
-        return not self.reason and all(o.status != "FAIL" for o in self.identities.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Record:
-        """What `to_json` gave."""
-        outcomes = {name: Outcome(**o) for name, o in values["identities"].items()}
-        return cls(**{**values, "identities": outcomes})
-
-
-@dataclass
-class Case:
-    """A model under test with one short input (`given`: a one-row batch, or tensors) and, for tokens, a ragged batch."""
-
-    model: Model
-    module: nn.Module
-    given: Any
-    plain: dict[str, Tensor]
-    ragged: Batch | None
-
-    def capture(self, *sites: str, layers: list[int] | None = None) -> Any:
-        """All real tokens of the short input."""
-        return self.model.capture(self.given, sites, layers=layers, positions="all")
-
-    def final(self, given: Any = None, **options: Any) -> Tensor:
-        """What changes are judged by: the logits, or the (normed) last stream of a model without them."""
-        given = self.given if given is None else given
-        has_norm = not isinstance(site_table(self.model)["final_norm"], str)
-        end = "logits" if self.model.has_logits else "final_norm" if has_norm else "resid_post"
-        last = [self.model.n_layers - 1] if end == "resid_post" else None
-        return self.model.capture(given, end, layers=last, positions="all", **options)[end]
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value; infinite where shapes differ or values are not finite."""
-    if a.shape != b.shape or not bool(torch.isfinite(a).all()):
-        return math.inf
-    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-30)) if a.numel() else 0.0
-
-
-def site_table(model: Model) -> dict[str, list[int] | str]:
-    """Every site: its layers ([] for the ends of the stream), or why this model has none."""
-    table: dict[str, list[int] | str] = {}
-    for name in SITES:
-        layers = list(model.layers_with(name)) if name not in ENDS else []
-        try:
-            model.tap(name, None if name in ENDS else (layers or [0])[0])
-            table[name] = layers
-        except ConceptlabError as error:
-            table[name] = str(error).split(": ", 1)[-1]
-    return table
-
-
-def judged(error: float, limit: float, note: str = "") -> Outcome:
-    """Pass or FAIL by a limit."""
-    return Outcome("pass" if error <= limit else "FAIL", error, note)
 
 
 # -- the identities ----------------------------------------------------------------------------------------------------
@@ -195,8 +109,11 @@ def _sum_error(acts: Any, names: list[str], block: nn.Module, has_mid: bool) -> 
     error, stream = 0.0, pre
     for part, wanted in zip(parts, [acts["resid_mid"][:, 0], *[None] * (len(parts) - 2), post], strict=True):
         normed = _norms(block, stream + part)
-        stream = min(normed, key=lambda n: relative(n, wanted)) if wanted is not None else normed[len(normed) // 2]
-        error = max(error, relative(stream, wanted) if wanted is not None else 0.0)
+        if wanted is None:  # between cross-attention and MLP no site is read; its norm stands between the other two
+            stream = normed[len(normed) // 2]
+            continue
+        stream = min(normed, key=lambda n, wanted=wanted: relative(n, wanted))
+        error = max(error, relative(stream, wanted))
     return error
 
 
@@ -363,6 +280,41 @@ def _misheard(case: Case, layer: int, target: str, parts: list[str], plain: dict
     return wrong + [f"L{layer}.{p} hears the MLP" for p in earlier if not torch.equal(acts[p], plain[p])]
 
 
+def steered_with_cache(case: Case) -> Outcome:
+    """Generation under an edit of every position, and of one prompt position, is the same with the cache on and off."""
+    model = case.model
+    try:
+        plain, error = _generated(case)
+    except Exception as reason:  # noqa: BLE001  (whatever stands in the way, there is then no generation to compare)
+        return Outcome("missing", None, f"transformers does not generate from tokens alone ({type(reason).__name__})")
+    if error > GENERATED:
+        return Outcome("missing", None, "transformers itself generates other logits with the cache than without")
+    noise = torch.randn(model.d_model, generator=torch.Generator().manual_seed(4))
+    layer = model.n_layers // 2
+    noise = noise * _read(case, Site("resid_post", layer)).abs().mean()
+    with model.edited(
+        Edit(Site("resid_post", layer), "add", 4 * noise), Edit(Site("resid_post", 0, position=2), "set", 8 * noise)
+    ):
+        steered, error = _generated(case)
+    if steered.shape == plain.shape and torch.equal(steered, plain):
+        return Outcome("FAIL", error, "the edit is not felt")
+    return judged(error, GENERATED)
+
+
+def _generated(case: Case) -> tuple[Tensor, float]:
+    """Logits of six greedy tokens after the short input with the cache, and their difference from those without it."""
+    if not case.model.has_logits or case.ragged is None:
+        raise ValueError("no text to continue")
+    options: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 1}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    found = []
+    for use_cache in (True, False):
+        with torch.no_grad():
+            out: Any = case.module.generate(**case.plain, use_cache=use_cache, **options)  # type: ignore[operator]
+        found.append(torch.cat(out.logits))
+    return found[0], relative(found[0], found[1])
+
+
 def undone(case: Case) -> Outcome:
     """No hook is left on any module, and the attention registry is as it was."""
     left = [n for n, m in case.module.named_modules() if m._forward_hooks or m._forward_pre_hooks]
@@ -381,5 +333,6 @@ IDENTITIES: dict[str, Callable[[Case], Outcome]] = {
     "write back": write_back,
     "write other": write_other,
     "roles": roles,
+    "steered cache": steered_with_cache,
     "undone": undone,
 }

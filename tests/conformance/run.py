@@ -22,8 +22,8 @@ from transformers.utils import logging
 
 import conceptlab
 
+from .case import Record
 from .examine import all_names, class_name, examine
-from .identities import Record
 from .table import counts, to_markdown
 
 LIMIT_SECONDS = 120.0

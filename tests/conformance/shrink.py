@@ -177,7 +177,7 @@ def _layered(name: str) -> bool:
 
 def _small_rope(rope: dict[str, Any]) -> dict[str, Any]:
     """Rotary parameters with sections that fit a head of 16."""
-    small = {k: _small_rope(v) if isinstance(v, dict) else v for k, v in rope.items()}
+    small: dict[str, Any] = {k: _small_rope(v) if isinstance(v, dict) else v for k, v in rope.items()}
     if "mrope_section" in small:
         half = int(16 * small.get("partial_rotary_factor", 1.0)) // 2
         side = half // 3

@@ -9,7 +9,8 @@ import transformers
 
 from conceptlab.results import SITES
 
-from .identities import IDENTITIES, Outcome, Record
+from .case import Outcome, Record
+from .identities import IDENTITIES
 
 MEANINGS = {
     "logits": "with every site read at once, the output is bit-identical to the plain forward, and so it is afterwards",
@@ -22,7 +23,9 @@ MEANINGS = {
     "left padding": "the same with padding on the left",
     "write back": "writing what was read changes nothing, at every site: bitwise, at `pattern` up to 1e-6",
     "write other": "writing something else is felt in the output, at every site",
-    "roles": "`attn_out` is made from `z`, `mlp_out` from `mlp_post`; attention does not hear its block's MLP",
+    "roles": "parts change with the module of their name, `attn_out` with `z`, `mlp_out` with `mlp_post`; nothing before the MLP "
+    "hears it",
+    "steered cache": "greedy tokens under an edit of all positions and of one in the prompt are the same with the cache on and off",
     "undone": "no hook is left on the model",
 }
 
@@ -107,14 +110,25 @@ def _rows(records: Sequence[Record], notes: Notes) -> str:
 def _cells(record: Record, notes: Notes) -> list[str]:
     name = record.model_type.removeprefix("other:")
     if record.reason:
-        return [name, record.model_class, *["–"] * len(IDENTITIES), "not read", str(notes.number(record.reason))]
-    outcomes = [_outcome(record.identities[n], notes) for n in IDENTITIES]
+        return [
+            name,
+            record.model_class,
+            *["–"] * len(IDENTITIES),
+            "not read",
+            str(notes.number(_general(record.reason, record.model_class))),
+        ]
+    outcomes = [_outcome(record.identities[n], record.model_class, notes) for n in IDENTITIES]
     return [name, record.model_class, *outcomes, _sites(record), _missing(record, notes)]
 
 
-def _outcome(outcome: Outcome, notes: Notes) -> str:
+def _general(reason: str, model_class: str) -> str:
+    """The reason without the model's name, so that models share it."""
+    return reason.replace(model_class, "this model")
+
+
+def _outcome(outcome: Outcome, model_class: str, notes: Notes) -> str:
     if outcome.status == "missing":
-        return f"– {notes.number(outcome.note)}"
+        return f"– {notes.number(_general(outcome.note, model_class))}"
     if outcome.status == "FAIL":
         return f"**FAIL** {notes.number(outcome.note or f'error {outcome.error:.1e}')}"
     return "0" if not outcome.error else f"{outcome.error:.0e}"

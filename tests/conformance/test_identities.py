@@ -10,8 +10,9 @@ import torch
 
 from conceptlab.model.attention import form_pattern
 
+from .case import Case
 from .examine import case_of, examine
-from .identities import IDENTITIES, Case
+from .identities import IDENTITIES
 from .tiny_models import CannotBuild, causal_lm_types, tiny_model
 
 TYPES = (

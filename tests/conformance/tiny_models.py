@@ -94,6 +94,7 @@ def tiny_inputs(
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(FIRST_TOKEN, LAST_TOKEN, (len(sizes), max(sizes)), generator=generator)
     mask = (torch.arange(max(sizes))[None, :] < torch.tensor(sizes)[:, None]).long()
-    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    config: Any = model.config
+    pad = getattr(config.get_text_config(), "pad_token_id", None)
     tokens = torch.where(mask.bool(), tokens, torch.tensor(pad if isinstance(pad, int) else 0))
     return {"input_ids": tokens, "attention_mask": mask}
