@@ -19,7 +19,7 @@ demo: $(READY)
 	$(OFFLINE) $(BIN)/conceptlab map
 
 test: lint types
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(DEV)
 	$(BIN)/ruff check .

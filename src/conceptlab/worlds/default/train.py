@@ -1,7 +1,6 @@
 """Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 3000]`.
 
-Freshly drawn samples, a cosine schedule, Muon for the matrices inside the blocks (it needs about half the tokens that
-AdamW needs here) and AdamW for the rest; nothing is read from disk or network. The same seed, steps and thread count
+Freshly drawn samples, a cosine schedule, Muon for the matrices inside the blocks and AdamW for the rest; nothing is read from disk or network. The same seed, steps and thread count
 give the same weights on one machine. A CPU core does about 5 000 tokens a second.
 """
 
