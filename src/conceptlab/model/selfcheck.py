@@ -15,8 +15,8 @@ from torch import Tensor
 from conceptlab.errors import ConceptlabError, SiteError
 from conceptlab.model.attention import mix_values
 from conceptlab.model.batch import Batch
-from conceptlab.model.load import probe_inputs
 from conceptlab.model.model import ENDS, Model
+from conceptlab.model.probe import probe_inputs
 from conceptlab.results import SITES, Edit, Site
 
 

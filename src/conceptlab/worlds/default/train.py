@@ -1,7 +1,8 @@
 """Train the embedded model: `python -m conceptlab.worlds.default.train --out DIR [--seed 0] [--steps 3000]`.
 
-Freshly drawn samples, a cosine schedule, Muon for the matrices inside the blocks and AdamW for the rest; nothing is read from disk or network. The same seed, steps and thread count
-give the same weights on one machine. A CPU core does about 5 000 tokens a second.
+Freshly drawn samples, a cosine schedule, Muon for the matrices inside the blocks and AdamW for the rest; nothing is
+read from disk or network. The same seed, steps and thread count give the same weights on one machine. A CPU core does
+about 5 000 tokens a second.
 """
 
 import argparse
