@@ -1,6 +1,7 @@
 """The quick form of `make calibration`: the page is made, noise stays silent, planted units are found."""
 
 import numpy as np
+
 from benchmarks.calibration import QUICK, Size, coverage_section, noise_section, search, share, units_table
 
 
