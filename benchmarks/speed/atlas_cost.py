@@ -66,11 +66,11 @@ class Stopwatch:
         return timed
 
 
-def planted_concept(n_texts: int, n_tokens: int, n_words: int, seed: int = 0) -> Concept:
-    """Texts of random words; the label says which half of the vocabulary the third last word is from, with 10 % noise."""
+def planted_concept(n_texts: int, n_tokens: int, seed: int = 0) -> Concept:
+    """Texts of 199 random words; the label says which half of them the last one is from, wrongly for 10 % of the texts."""
     rng = np.random.default_rng(seed)
-    ids = rng.integers(1, n_words, (n_texts, n_tokens))
-    labels = (ids[:, -3] > n_words // 2).astype(np.int64)
+    ids = rng.integers(1, 200, (n_texts, n_tokens))
+    labels = (ids[:, -1] > 100).astype(np.int64)
     labels = np.where(rng.random(n_texts) < 0.1, 1 - labels, labels)
     texts = tuple(" ".join(f"w{i}" for i in row) for row in ids)
     return Concept("half", texts, labels, "binary", ("low", "high"))
@@ -106,8 +106,8 @@ def atlas_rows(*, n_texts: int, n_tokens: int = 32, tiny: bool = False, limit: f
     module = make_module("gpt2", tiny=tiny, n_layers=2 if tiny else 12)
     words = int(module.config.vocab_size)  # type: ignore[union-attr, arg-type]
     model = load_model(module, tokenizer=word_tokenizer(words))
-    n = _affordable(model, n_texts, n_tokens, words, limit)
-    concept = planted_concept(n, n_tokens, words)
+    n = _affordable(model, n_texts, n_tokens, limit)
+    concept = planted_concept(n, n_tokens)
     settings = {"permutations": 19, "n_random": 9} if tiny else {"permutations": 200, "n_random": 100}
     watch = Stopwatch()
     model.forwards = 0.0
@@ -116,8 +116,8 @@ def atlas_rows(*, n_texts: int, n_tokens: int = 32, tiny: bool = False, limit: f
     return _rows(watch, n, n_tokens, model.forwards, atlas.concepts[0].found)
 
 
-def _affordable(model: Model, n_texts: int, n_tokens: int, words: int, limit: float) -> int:
-    trial = planted_concept(64, n_tokens, words)
+def _affordable(model: Model, n_texts: int, n_tokens: int, limit: float) -> int:
+    trial = planted_concept(64, n_tokens)
     start = time.perf_counter()
     model.capture(trial.texts, "resid_post")
     seconds = (time.perf_counter() - start) / 64 * n_texts
