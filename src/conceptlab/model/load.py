@@ -80,6 +80,11 @@ def _line(error: BaseException) -> str:
     return text if len(text) <= 240 else f"{text[:237]}..."
 
 
+def _clause(error: BaseException) -> str:
+    """The first clause of a long message."""
+    return _line(error).split(", and ")[0].split(". ")[0][:120]
+
+
 def _from_pretrained(  # noqa: PLR0913 - private half of load_model
     source: str,
     revision: str | None,
@@ -101,7 +106,8 @@ def _from_pretrained(  # noqa: PLR0913 - private half of load_model
             config, _ = PretrainedConfig.get_config_dict(source, revision=revision)
         except _ODD_ERRORS as error:
             raise ModelError(
-                f"{source!r} is neither a folder here nor a model that can be fetched: {_line(error)}; check the name"
+                f"{source!r} is neither a folder here nor a model that can be fetched ({_clause(error)}); "
+                "check the name or the connection"
             ) from error
         safe = not allow_pickle
     screen_config(config, source, ignore_remote_code=ignore_remote_code)
