@@ -36,7 +36,8 @@ def case_of(name: str, seed: int = 0) -> Case:
 
 def _vocabulary(module: Any) -> int:
     table: Any = module.get_input_embeddings()
-    return int((table[0] if isinstance(table, torch.nn.ModuleList) else table).weight.shape[0])
+    first: Any = next(iter(table)) if isinstance(table, torch.nn.ModuleList) else table
+    return int(first.weight.shape[0])
 
 
 def ragged_batch(last_token: int, seed: int = 5) -> Batch:

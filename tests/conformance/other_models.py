@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from .overrides import OVERRIDES
+from .overrides import GEMMA4, OVERRIDES
 from .shrink import Nested, shrunk
 from .tiny_models import build, tiny_inputs
 
@@ -29,6 +29,13 @@ class Kind:
 VISION_FIELDS = {"image_size": 32, "patch_size": 8}
 TWO_TOWERS = {"projection_dim": 32, "vision_config": Nested(VISION_FIELDS)}
 T5_FIELDS = {"num_heads": 4, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_decoder_layers": 2}
+GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48}
+GEMMA4_SHARED = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+}
 STAGES = {"depths": [1, 1], "embed_dim": 16, "num_heads": [2, 4], "window_size": 2, "image_size": 32, "patch_size": 4}
 
 OTHERS: dict[str, Kind] = {
@@ -68,6 +75,21 @@ OTHERS: dict[str, Kind] = {
     "siglip-text": Kind("SiglipTextModel"),
     "siglip-vision": Kind("SiglipVisionModel", "pixels", VISION_FIELDS),
     "swin": Kind("SwinModel", "pixels", STAGES),
+    # Forms of causal types that their default configuration does not show.
+    "opt-post-norm": Kind("OPTForCausalLM", fields={"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+    "falcon-new-decoder": Kind("FalconForCausalLM", fields={"new_decoder_architecture": True}),
+    "falcon-alibi": Kind("FalconForCausalLM", fields={"alibi": True, "parallel_attn": False, "bias": True}),
+    "gpt_neox-sequential": Kind("GPTNeoXForCausalLM", fields={"use_parallel_residual": False}),
+    "stablelm-parallel": Kind("StableLmForCausalLM", fields={"use_parallel_residual": True, "qk_layernorm": True}),
+    "bloom-post-norm": Kind("BloomForCausalLM", fields={"apply_residual_connection_post_layernorm": True}),
+    "llama-wide-heads": Kind("LlamaForCausalLM", fields={"head_dim": 24, "attention_bias": True, "mlp_bias": True}),
+    "llama-tied": Kind("LlamaForCausalLM", fields={"tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "gpt_bigcode-all-heads": Kind("GPTBigCodeForCausalLM", fields={"multi_query": False}),
+    "deepseek_v2-no-query-rank": Kind("DeepseekV2ForCausalLM", fields={"q_lora_rank": None, "num_experts_per_tok": 2}),
+    "gemma4-moe": Kind("Gemma4ForCausalLM", fields={**GEMMA4, **GEMMA4_MOE}),
+    "gemma4-shared-kv": Kind("Gemma4ForCausalLM", fields={**GEMMA4, **GEMMA4_SHARED}),
+    "qwen3_next-dense-first": Kind("Qwen3NextForCausalLM", fields={"mlp_only_layers": [0]}),
+    "granite-mha": Kind("GraniteForCausalLM", fields={"num_key_value_heads": 4, "attention_bias": True}),
     "mamba": Kind("MambaModel"),
     "mamba2": Kind("Mamba2Model", fields=OVERRIDES["mamba2"]),
     "jamba": Kind("JambaModel", fields=OVERRIDES["jamba"]),

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from conceptlab.model import Batch
 from conceptlab.model.attention import form_pattern
 
-from .case import Case
+from .case import Case, relative
 from .examine import case_of, examine
-from .identities import IDENTITIES
+from .identities import IDENTITIES, ROUNDING
 from .tiny_models import CannotBuild, causal_lm_types, tiny_model
 
 TYPES = (
@@ -58,6 +59,17 @@ def test_a_tiny_model_is_the_same_for_a_seed_and_another_for_another() -> None:
 
 def test_no_causal_type_is_left_out() -> None:
     assert len(causal_lm_types()) >= 180
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "mixtral", "mamba", "qwen3_next"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_sixty_four_ragged_rows_are_each_as_alone(name: str, side: str) -> None:
+    case, generator = case_of(name), torch.Generator().manual_seed(9)
+    lengths = torch.randint(1, 13, (64,), generator=generator).tolist()
+    batch = Batch(tuple(tuple(torch.randint(10, 90, (n,), generator=generator).tolist()) for n in lengths))
+    together = case.model.capture(batch, "resid_post", positions="all", padding_side=side, max_tokens=10**6)
+    alone = [case.model.capture(batch.select([r]), "resid_post", positions="all")["resid_post"] for r in range(64)]
+    assert relative(together["resid_post"], torch.cat(alone)) <= ROUNDING
 
 
 def broken(name: str, layer: int = 1, **taps: Any) -> Case:
