@@ -283,6 +283,8 @@ def _misheard(case: Case, layer: int, target: str, parts: list[str], plain: dict
 def steered_with_cache(case: Case) -> Outcome:
     """Generation under an edit of every position, and of one prompt position, is the same with the cache on and off."""
     model = case.model
+    if not model.has_logits or case.ragged is None:
+        return Outcome("missing", None, "this model does not continue a text by itself")
     try:
         plain, error = _generated(case)
     except Exception as reason:  # noqa: BLE001  (whatever stands in the way, there is then no generation to compare)
@@ -303,8 +305,6 @@ def steered_with_cache(case: Case) -> Outcome:
 
 def _generated(case: Case) -> tuple[Tensor, float]:
     """Logits of six greedy tokens after the short input with the cache, and their difference from those without it."""
-    if not case.model.has_logits or case.ragged is None:
-        raise ValueError("no text to continue")
     options: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 1}
     options |= {"return_dict_in_generate": True, "output_logits": True}
     found = []

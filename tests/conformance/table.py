@@ -40,9 +40,10 @@ def counts(records: Sequence[Record]) -> str:
         if chosen:
             good = sum(r.conforms for r in chosen)
             unread = sum(bool(r.reason) for r in chosen)
+            unbuilt = sum(r.reason.startswith("not built here") for r in chosen)
             lines.append(
                 f"{good} of {len(chosen)} {title} hold every identity that their architecture admits, "
-                f"{len(chosen) - good - unread} fail one, {unread} are refused by name"
+                f"{len(chosen) - good - unread} fail one, {unread - unbuilt} are refused by name, {unbuilt} cannot be built here"
             )
     return "; ".join(lines)
 
