@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conceptlab.model.replay import Replay
     from conceptlab.results import Subspace
 
+OVERFLOW = 80.0  # e^d leaves float32 soon after
 KL, WORDS, READOUT = "kl", "words", "readout"
 UNITS = {
     KL: "KL to the unchanged next-token distribution, nats",
@@ -52,10 +53,9 @@ class Judge:
         if self.clean_logits is not None:
             with torch.no_grad():
                 logits = self.model.lens(final).float()
-            clean = self.clean_logits.log_softmax(-1)
-            found[KL] = (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
             if self.words is not None:
                 found[WORDS] = self._odds(self.clean_logits[None]) - self._odds(logits)
+            found[KL] = kl_from_clean(self.clean_logits, logits)
         return found
 
     def _odds(self, logits: Tensor) -> Tensor:
@@ -64,6 +64,21 @@ class Judge:
         own = per_class.gather(-1, self.classes.expand(per_class.shape[:-1])[..., None])[..., 0]  # type: ignore[union-attr]
         mask = torch.nn.functional.one_hot(self.classes, per_class.shape[-1]).bool()  # type: ignore[arg-type]
         return own - per_class.masked_fill(mask, float("-inf")).logsumexp(-1)
+
+
+def kl_from_clean(clean: Tensor, logits: Tensor) -> Tensor:
+    """KL divergence [copy, row] of softmax(`logits` [copy, row, d_vocab]) from softmax(`clean` [row, d_vocab]), in nats.
+
+    With p = softmax(clean) and d = logits - clean, less its mean under p, it is log(1 + sum p (e^d - 1)), to about 1e-6 in float32.
+    `logits` is used up: vocabularies are large, and a new tensor of that size costs more than the arithmetic.
+    """
+    p = clean.softmax(-1)
+    moved = logits.sub_(clean)
+    moved -= torch.einsum("krv,rv->kr", moved, p)[..., None]
+    if bool(moved.max() > OVERFLOW):
+        log_p = clean.log_softmax(-1)
+        return (p * (log_p - (log_p + moved).log_softmax(-1))).sum(-1)
+    return torch.log1p(torch.einsum("krv,rv->kr", moved.expm1_(), p))
 
 
 def class_directions(subspace: "Subspace", classes: Tensor | None, sign: Tensor | None) -> Tensor:
