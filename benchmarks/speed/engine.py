@@ -1,5 +1,7 @@
 """The engine beside the bare forward: wrapped, capturing, steering, and what one call costs at least."""
 
+import re
+
 import torch
 
 from conceptlab.model import Batch, Model, load_model
@@ -10,6 +12,7 @@ from .pairs import milliseconds_over, ratio
 from .table import Row, timed
 
 STREAM = "resid_post"
+LAYER = re.compile(r"\.\d+\.")
 
 
 def available_sites(model: Model) -> list[str]:
@@ -43,11 +46,23 @@ def forward_rows(subject: Subject, *, n: int, limit: float) -> list[Row]:
         ("everything, all tokens", lambda: model.capture(batch, sites, positions="all"), 1.10),
         ("everything, put together as [token, layer, …]", stacked, None),
     ]  # fmt: skip
-    notes = {"everything, all tokens": f"{len(sites)} sites; layers stay where the model made them until read"}
+    floor = f"the blocks alone are {blocks_share(subject):.2f} of the forward's arithmetic"
+    notes = {
+        "stream of all layers, last token, no logits": floor,
+        "everything, all tokens": f"{len(sites)} sites; layers stay where the model made them until read",
+    }
     return [
         timed(group, what, ratio(call, subject.bare, n=n, limit=limit), target=target, note=notes.get(what, ""))
         for what, call, target in calls
     ]
+
+
+def blocks_share(subject: Subject) -> float:
+    """Products of the blocks as a share of all products of a forward (the unembedding is the rest)."""
+    n_blocks = sum(p.numel() for name, p in subject.module.named_parameters() if p.dim() == 2 and LAYER.search(name))
+    attention = 2 * 12 * subject.ids.shape[1] * 768  # scores and mixing, multiplications a token
+    unembed = subject.module.get_output_embeddings().weight.numel()  # type: ignore[operator]
+    return (n_blocks + attention) / (n_blocks + attention + unembed)
 
 
 def steering_row(subject: Subject, *, new_tokens: int, n: int, limit: float) -> Row:

@@ -15,10 +15,12 @@ from .table import Row
 COMMAND = str(Path(sys.executable).with_name("conceptlab"))
 
 _LOADING = """
-import json, resource, sys, time
+import json, pathlib, sys, time
 import torch, transformers
 kind, folder = sys.argv[1:]
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+status = pathlib.Path("/proc/self/status")  # ru_maxrss would count the parent's memory at the fork
+high = lambda: next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+peak = lambda: high() / 1024 if status.exists() else float("nan")
 ids = torch.arange(1, 9)[None]
 start = time.thread_time()
 module = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
