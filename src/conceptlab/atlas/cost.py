@@ -1,5 +1,7 @@
 """What a run will cost, from a short calibration on the user's own rows."""
 
+import resource
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from conceptlab.model import Model
 
 TRIAL_ROWS, TRIAL_COLUMNS, FITS_A_LAYER, EFFECT_ROWS = 32, 64, 15, 24
+REPLAYS_AND_REPORT = 300_000_000  # bytes; measured on the embedded model, whose own rows take 12 MB
 
 
 def estimate_run(model: "Model", concepts: "ConceptSet", *, permutations: int, quick: bool, n_random: int) -> Estimate:
@@ -48,7 +51,13 @@ def _seconds_a_column(n: int, d: int) -> float:
 
 
 def _peak_bytes(model: "Model", concepts: "ConceptSet") -> int:
-    """Weights, the libraries, and the widest concept's activations (twice, while they are put in order)."""
-    weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
+    """What the process holds by now (weights and libraries), the widest concept's activations (twice, while they are put in
+    order), the batches of replays and the script of the report."""
     row = 4 * ((model.n_layers + 1) * model.d_model * 3 + model.n_layers * (model.d_model + model.d_mlp))
-    return int(weights + 4.5e8 + 2 * max(c.n for c in concepts) * row)
+    return int(resident_bytes() + REPLAYS_AND_REPORT + 2 * max(c.n for c in concepts) * row)
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has held so far (kilobytes on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
