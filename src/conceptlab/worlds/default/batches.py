@@ -2,12 +2,12 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from conceptlab.train import TokenBatch
 from conceptlab.worlds.default.sample import Sample, draw
 from conceptlab.worlds.default.skills import SKILLS
 
@@ -20,15 +20,7 @@ UNKNOWN = 0.03  # share of texts whose first word is replaced by the unknown tok
 CONTEXT_WEIGHT = 0.05  # loss weight of tokens that are no answer: most of them cannot be known
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Token ids [batch, pos] and, aligned with them, the loss weight of predicting each one (0 for <bos> and pads)."""
-
-    ids: torch.Tensor
-    weights: torch.Tensor
-
-
-def batches(tokenizer: "PreTrainedTokenizerFast", seed: int, tokens: int, pool: int = POOL) -> Iterator[Batch]:
+def batches(tokenizer: "PreTrainedTokenizerFast", seed: int, tokens: int, pool: int = POOL) -> Iterator[TokenBatch]:
     """Endless batches of about `tokens` tokens each; the same seed (and `pool`, the texts made at once) gives the same batches."""
     rng = random.Random(seed)
     while True:
@@ -78,11 +70,11 @@ def _cuts(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
     return cuts
 
 
-def _padded(rows: list[tuple[list[int], list[float]]]) -> Batch:
+def _padded(rows: list[tuple[list[int], list[float]]]) -> TokenBatch:
     """Rows padded on the right: a causal model's real tokens never see the pads (id 0), whose weight is 0."""
     longest = max(len(ids) for ids, _ in rows)
     ids = np.zeros((len(rows), longest), dtype=np.int64)
     weights = np.zeros((len(rows), longest), dtype=np.float32)
     for index, (row, weight) in enumerate(rows):
         ids[index, : len(row)], weights[index, : len(row)] = row, weight
-    return Batch(torch.from_numpy(ids), torch.from_numpy(weights))
+    return TokenBatch(torch.from_numpy(ids), torch.from_numpy(weights))
