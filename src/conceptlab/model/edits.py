@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from conceptlab.errors import SiteError
+from conceptlab.model.attention_edits import on_pattern
 from conceptlab.model.instrument import Instrument, Visit
 from conceptlab.results import Edit
 
@@ -27,6 +28,8 @@ def edit_visit(edit: Edit, instrument: Instrument, origin: str) -> Visit:
         layout = instrument.layout
         if layout is None:
             raise SiteError(f"{origin}: the edit ran outside a forward")
+        if edit.site.name == "pattern" and edit.keys != "all":
+            return on_pattern(edit, layout, view)
         n_cols = view.shape[1]
         offset = layout.offset + layout.n_cols - n_cols if on_keys else None
         rows, cols = layout.cells(edit.positions, n_cols=n_cols, offset=offset)

@@ -171,10 +171,12 @@ class Instrument:
             return delegate(module, call.q, call.k, call.v, call.mask, **call.kwargs)
         for key in ("q", "k", "v"):
             setattr(call, key, _visit_all(visits, key, getattr(call, key), swap=True))
-        if any(e[1] == "pattern" for e in visits):
+        for score_visit in (e[3] for e in visits if e[1] == "scores"):
+            call.mask = score_visit(call)  # type: ignore[arg-type, assignment]
+        if any(e[1] in ("pattern", "scores") for e in visits):
             pattern = form_pattern(call)
             changed = _visit_all(visits, "pattern", pattern, swap=True)
-            if changed is not pattern:
+            if changed is not pattern or any(e[1] == "scores" for e in visits):
                 return _visit_all(visits, "z", mix_values(changed, call.v), swap=False), None
         output = delegate(module, call.q, call.k, call.v, call.mask, **call.kwargs)
         z = _visit_all(visits, "z", output[0], swap=False)

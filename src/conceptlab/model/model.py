@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from conceptlab.errors import ModelError, SiteError
 from conceptlab.model.anatomy import Stack
+from conceptlab.model.attention_edits import scores_visit
 from conceptlab.model.batch import Batch, input_device
 from conceptlab.model.capture import Activations, Collector
 from conceptlab.model.edits import edit_visit
@@ -20,6 +22,7 @@ from conceptlab.model.layout import Positions
 from conceptlab.model.lens import lens_logits
 from conceptlab.model.tap import Tap
 from conceptlab.results import SITES, Edit
+from conceptlab.results.edit import AT_SCORES
 
 Texts = str | Sequence[str] | Batch
 ENDS = ("embed", "final_norm", "logits")
@@ -192,6 +195,13 @@ class Model:
         limit = 1e-4 if ends[0].dtype in (torch.float32, torch.float64) else 5e-2
         return bool((ends[0] - ends[1]).norm() <= limit * ends[1].norm())
 
+    @cached_property
+    def side_axes(self) -> Any:
+        """Which axes of a block's side inputs (rotary angles, masks) count rows and positions, asked of this model once."""
+        from conceptlab.model.side_inputs import side_axes
+
+        return side_axes(self)
+
     # -- read -----------------------------------------------------------------------------------------------------
     def capture(
         self,
@@ -320,14 +330,10 @@ class Model:
         visits = []
         for edit in edits:
             self._check_edit(edit)
-            visits.append(
-                (
-                    self.tap(edit.site.name, edit.site.layer),
-                    edit.site.layer,
-                    True,
-                    edit_visit(edit, self.instrument, str(edit)),
-                )
-            )
+            tap, visit = self.tap(edit.site.name, edit.site.layer), edit_visit(edit, self.instrument, str(edit))
+            if edit.op in AT_SCORES:
+                tap, visit = replace(tap, key="scores"), scores_visit(edit, lambda: self.instrument.layout)
+            visits.append((tap, edit.site.layer, True, visit))
         visits.sort(key=lambda v: v[0].side == "mid")
         with self.instrument.visiting(visits):
             yield self

@@ -3,8 +3,20 @@
 from conceptlab.results.direction import Subspace
 from conceptlab.results.edit import Edit
 from conceptlab.results.provenance import Provenance, library_versions
+from conceptlab.results.reproduction import Finding, Reproduction
 from conceptlab.results.scores import Scores
 from conceptlab.results.site import SITES, Site
 from conceptlab.results.units import Units
 
-__all__ = ["SITES", "Edit", "Provenance", "Scores", "Site", "Subspace", "Units", "library_versions"]
+__all__ = [
+    "SITES",
+    "Edit",
+    "Finding",
+    "Provenance",
+    "Reproduction",
+    "Scores",
+    "Site",
+    "Subspace",
+    "Units",
+    "library_versions",
+]

@@ -12,8 +12,9 @@ from conceptlab.results.site import Site
 if TYPE_CHECKING:
     import torch
 
-Op = Literal["set", "add", "scale", "zero", "mean", "resample", "project_out"]
+Op = Literal["set", "add", "scale", "zero", "mean", "resample", "project_out", "mask", "scale_scores"]
 Positions = Literal["all", "last"] | Sequence[int]
+AT_SCORES: tuple[Op, ...] = ("mask", "scale_scores")  # before softmax, at `pattern` only
 NEEDS_VALUE: tuple[Op, ...] = ("set", "add", "mean", "resample", "project_out")
 
 
@@ -27,7 +28,10 @@ class Edit:
     `value` broadcasts against [row, position, (unit,) d]. With `row`-specific values the first axis is the batch row.
     `positions`: "all" real tokens (and every generated one), "last" real token of the prompt, or real-token indices, negative
     from the prompt's end. A position written in the site (`@-1`) means the same.
-    Raises SiteError for an unknown op or a missing value.
+    At `pattern`, `positions` are queries and `keys` the keys that are touched: `zero` and `scale` act after softmax and leave the
+    row's sum short; `mask` hides the keys before softmax, so that the rest takes their share; `scale_scores` multiplies the scores
+    that enter softmax by `strength`.
+    Raises SiteError for an unknown op, a missing value, or `keys` elsewhere than at `pattern`.
     """
 
     site: Site
@@ -36,12 +40,19 @@ class Edit:
     strength: float = 1.0
     positions: Positions = "all"
     center: "torch.Tensor | None" = field(default=None)
+    keys: Positions = "all"
 
     def __post_init__(self) -> None:
         site = Site.parse(self.site)
         object.__setattr__(self, "site", site)
-        if self.op not in ("scale", "zero", *NEEDS_VALUE):
-            raise SiteError(f"{self.op!r} is no edit; use set, add, scale, zero, mean, resample or project_out")
+        if self.op not in ("scale", "zero", *NEEDS_VALUE, *AT_SCORES):
+            raise SiteError(
+                f"{self.op!r} is no edit; use set, add, scale, zero, mean, resample or project_out (at pattern: mask, scale_scores)"
+            )
+        if site.name != "pattern" and (self.op in AT_SCORES or self.keys != "all"):
+            raise SiteError(
+                f"{self.op!r} with keys={self.keys!r} at {site}: keys and scores are edited at pattern only"
+            )
         if self.op in NEEDS_VALUE and self.value is None:
             raise SiteError(f"the edit {self.op!r} at {site} needs a value")
         if site.position is not None and self.positions == "all":
@@ -55,20 +66,29 @@ class Edit:
     def save(self, folder: Path | str) -> None:
         """Write the edit as safetensors and JSON into `folder`."""
         tensors = {name: t for name, t in (("value", self.value), ("center", self.center)) if t is not None}
-        positions = self.positions if isinstance(self.positions, str) else list(self.positions)
-        record = {"site": str(self.site), "op": self.op, "strength": self.strength, "positions": positions}
+        positions, keys = (p if isinstance(p, str) else list(p) for p in (self.positions, self.keys))
+        record = {
+            "site": str(self.site),
+            "op": self.op,
+            "strength": self.strength,
+            "positions": positions,
+            "keys": keys,
+        }
         save_result(folder, "edit", record, tensors)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Edit":
         """Read what `save` wrote."""
         record, tensors = load_result(folder, "edit")
-        positions = record["positions"]
+        positions, keys = (
+            p if isinstance(p, str) else tuple(p) for p in (record["positions"], record.get("keys", "all"))
+        )
         return cls(
             site=Site.parse(record["site"]),
             op=record["op"],
             value=tensors.get("value"),
             strength=record["strength"],
-            positions=positions if isinstance(positions, str) else tuple(positions),  # type: ignore[arg-type]
+            positions=positions,  # type: ignore[arg-type]
             center=tensors.get("center"),
+            keys=keys,  # type: ignore[arg-type]
         )
