@@ -15,7 +15,25 @@ def lens_logits(stack: Stack, name: str, stream: Tensor) -> Tensor:
     if stack.unembed is None:
         raise SiteError(f"{name} has no lens: no unembedding was found")
     normed = stack.final_norm.module(stream) if stack.final_norm is not None else stream
-    logits = stack.unembed(normed)
+    return _finished(stack, stack.unembed(normed))
+
+
+def token_logits(stack: Stack, stream: Tensor, tokens: Tensor) -> Tensor:
+    """The logits [row, k] of `tokens` [row, k] alone, in float32, for streams [row, d_model]: k dot products a row.
+
+    Falls back to the whole unembedding where its weight is no plain matrix (quantised or wrapped).
+    """
+    normed = stack.final_norm.module(stream) if stack.final_norm is not None else stream
+    weight, bias = getattr(stack.unembed, "weight", None), getattr(stack.unembed, "bias", None)
+    plain = isinstance(stack.unembed, torch.nn.Linear) and type(weight) is torch.nn.Parameter and weight.is_floating_point()
+    if not plain:
+        return _finished(stack, stack.unembed(normed)).float().gather(-1, tokens)  # type: ignore[misc]
+    picked = torch.einsum("nd,nkd->nk", normed.float(), weight[tokens].float())  # type: ignore[index]
+    return _finished(stack, picked if bias is None else picked + bias[tokens].float())
+
+
+def _finished(stack: Stack, logits: Tensor) -> Tensor:
+    """The model's own scale and soft cap on the unembedding's output."""
     if stack.logit_scale < 1.0:  # models that shrink their logits divide, and a division rounds differently
         logits = logits / (1.0 / stack.logit_scale)
     elif stack.logit_scale > 1.0:

@@ -1,4 +1,4 @@
-"""Metric: one number per row of text, read from the logits at one position; it names the logits it needs, and only those are made."""
+"""Metric: one number per row, read from the logits at one position; it names the logits it needs, and only those are made."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from conceptlab.errors import InputError
+from conceptlab.results import Site
 
 # logits [..., row, k or d_vocab] and the row numbers [row] -> [..., row]
 Reading = Callable[[Tensor, Tensor], Tensor]
@@ -25,11 +26,20 @@ class Metric:
     of: Reading
     tokens: Tensor | None = None
     position: Literal["last"] | int = "last"
+    site: Site | None = None
 
     @property
     def n_rows(self) -> int | None:
         """How many rows it is for (None: any)."""
         return None if self.tokens is None else len(self.tokens)
+
+
+def along(site: Site | str, direction: Tensor) -> Metric:
+    """What a stream site holds along `direction` [d_model] at the last position. Raises InputError for other kinds of sites."""
+    site = Site.parse(site)
+    if site.kind != "stream" or site.layer is None:
+        raise InputError(f"a metric of a site reads the stream or what is added to it, not {site}; write for example L5.resid_post")
+    return Metric(f"along {site}", lambda values, _: values @ direction.to(values), site=site)
 
 
 def _ids(ids: Sequence[int] | Tensor, what: str) -> Tensor:

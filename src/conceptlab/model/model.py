@@ -202,6 +202,13 @@ class Model:
 
         return side_axes(self)
 
+    @cached_property
+    def sweep_strategy(self) -> Any:
+        """Which shortcuts of a sweep are exact on this model, tried on it once."""
+        from conceptlab.model.sweep.strategy import find_strategy
+
+        return find_strategy(self)
+
     # -- read -----------------------------------------------------------------------------------------------------
     def capture(
         self,
@@ -329,7 +336,7 @@ class Model:
         """
         visits = []
         for edit in edits:
-            self._check_edit(edit)
+            self.check_edit(edit)
             tap, visit = self.tap(edit.site.name, edit.site.layer), edit_visit(edit, self.instrument, str(edit))
             if edit.op in AT_SCORES:
                 tap, visit = replace(tap, key="scores"), scores_visit(edit, lambda: self.instrument.layout)
@@ -338,7 +345,8 @@ class Model:
         with self.instrument.visiting(visits):
             yield self
 
-    def _check_edit(self, edit: Edit) -> None:
+    def check_edit(self, edit: Edit) -> None:
+        """Raise SiteError where an edit names a site, unit or width that this model does not have."""
         site, tap = edit.site, self.tap(edit.site.name, edit.site.layer)
         if tap.read_only:
             raise SiteError(f"{self.name}: {site} can only be read: {tap.read_only}")

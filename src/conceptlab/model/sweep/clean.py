@@ -1,0 +1,70 @@
+"""The clean run of a sweep: the stream that enters every block and, where positions can be skipped, every block's keys and values."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conceptlab.model.attention import AttentionCall, explicit_mask, handle_attention
+from conceptlab.model.batch import Batch
+from conceptlab.model.blocks import CleanRun, record_run
+from conceptlab.model.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one block's attention was given: `k`, `v` [row, kv_head, pos, d_head]; `mask` explicit and additive, `plain` where
+    causality alone says it all."""
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    plain: bool
+
+    @classmethod
+    def of(cls, call: AttentionCall) -> "Seen":
+        """Keep a call."""
+        return cls(call.k.detach(), call.v.detach(), explicit_mask(call), call.mask is None)
+
+    def mask_from(self, start: int, rows: Tensor) -> Tensor | None:
+        """The mask of queries from position `start` on; None where nothing is hidden from them or causality says it."""
+        return None if self.plain and start in (0, self.k.shape[2] - 1) else self.mask_at(start, rows)
+
+    def mask_at(self, start: int, rows: Tensor) -> Tensor | None:
+        """The same, always explicit."""
+        if self.mask is None:
+            return None
+        mask = self.mask[:, :, start:]
+        return mask if mask.shape[0] == 1 else mask[rows.to(mask.device)]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """`run` with what each block's attention was given (empty where positions are not skipped)."""
+
+    run: CleanRun
+    seen: tuple[Seen, ...] = field(default=())
+
+    @property
+    def size_bytes(self) -> int:
+        """What is kept, in bytes."""
+        held = [self.run.streams, *(t for s in self.seen for t in (s.k, s.v))]
+        return sum(t.numel() * t.element_size() for t in held)
+
+
+def keep_clean(model: Model, batch: Batch, *, attention: bool) -> Kept:
+    """Run equal-length rows once; with `attention` also keep what enters attention in every block."""
+    calls: dict[int, Seen] = {}
+
+    def handler(module: nn.Module, call: AttentionCall, delegate: Callable[..., Any]) -> Any:
+        calls[id(module)] = Seen.of(call)
+        return delegate(module, call.q, call.k, call.v, call.mask, **call.kwargs)
+
+    _ = model.side_axes  # asked of forwards of its own, which must not be seen here
+    with handle_attention(model.runner, handler) if attention else nullcontext(), torch.no_grad():
+        run = record_run(model, batch)
+    modules = [model.tap("k", layer).module for layer in range(model.n_layers)] if attention else []
+    return Kept(run, tuple(calls[id(module)] for module in modules))
