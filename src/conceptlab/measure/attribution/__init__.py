@@ -1,0 +1,1 @@
+"""What each part of the model contributes to a number: direct, first-order, decomposed."""

@@ -1,0 +1,1 @@
+"""What the stream, or a part of it, says in the vocabulary: logit, tuned, component and token lenses."""
