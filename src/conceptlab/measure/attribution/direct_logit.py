@@ -86,10 +86,10 @@ def direct_logit(  # noqa: PLR0913 - one experiment, fully stated
 ) -> Scores:
     """Contribution of every component to logit(answer) - logit(distractor), or to logit(answer) alone; one token id per row.
 
-    Axis `component`: `embed`, `L0.H1`, `L0.attn.bias`, `L0.mlp`, ..., and `end.bias`. `score` is the mean over rows in logits
-    before a soft cap (`low`, `high`: 95 % bootstrap), `control` the mean for random tokens (`control_low`, `control_high`: 95 % of the
-    draws), `p` two-sided, `q` over components, `each` [row, component] the single rows. Attributes: `logit_diff` (their sum),
-    `logit_diff_of_model` (after scale and cap), `residual` (largest relative error of the sum), `share_right`.
+    Axis `component`: `embed`, `L0.H1`, `L0.attn.bias`, `L0.mlp`, ..., and `end.bias`. `score` is the mean over rows in
+    logits before a soft cap (`low`, `high`: 95 % bootstrap), `control` the mean for random tokens (`control_low`, `control_high`:
+    95 % of the draws), `p` two-sided, `q` over components, `each` [row, component] the single rows. Attributes: `logit_diff`
+    (their sum), `logit_diff_of_model` (after scale and cap), `residual` (largest relative error of the sum), `share_right`.
     Raises InputError for ids that do not fit the rows and SiteError where the stream is no sum of components.
     """
     batch = model.encode(texts)

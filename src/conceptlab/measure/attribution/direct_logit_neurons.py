@@ -49,7 +49,8 @@ def direct_logit_neurons(  # noqa: PLR0913 - one experiment, fully stated
     """The `top` neurons by |z|: axis `neuron` with names `L2.N17`, best first.
 
     `score` is the mean contribution to logit(answer) - logit(distractor) at the last position, `control` its mean over random
-    pairs, `z` the distance in standard deviations of those, `p` family-wise over all neurons of all layers (attribute `n_searched`).
+    pairs, `z` the distance in standard deviations of those, `p` family-wise over all neurons of all layers (attribute
+    `n_searched`).
     Raises InputError for ids that do not fit and SiteError where no layer has `mlp_post`.
     """
     batch = model.encode(texts)
