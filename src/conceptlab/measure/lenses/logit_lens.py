@@ -18,9 +18,11 @@ from conceptlab.errors import InputError
 from conceptlab.evidence import bootstrap_mean, permutation_p, q_values
 from conceptlab.evidence.random_tokens import token_pool
 from conceptlab.measure.lenses.lens_pass import BUDGET_BYTES, Streams, Translator, lens_pieces, record_streams
+from conceptlab.measure.lenses.targets import token_texts
 from conceptlab.model import Model
 from conceptlab.model.layout import Positions
 from conceptlab.model.model import Texts
+from conceptlab.numerics.token_ranks import ranks
 from conceptlab.results import Provenance, Scores
 
 CARD = {
@@ -124,13 +126,6 @@ def _read_out(
     return {name: value.cpu().numpy() for name, value in found.items()}
 
 
-def ranks(logits: Tensor, ids: Tensor) -> Tensor:
-    """Rank [token, k] of `ids` [token, k] among logits [token, d_vocab]: 1 for the largest; ties share their middle rank."""
-    own = logits.gather(1, ids.to(logits.device))
-    found = [(logits > v).sum(-1) + ((logits == v).sum(-1) + 1) / 2 for v in own[:, :, None].unbind(1)]
-    return torch.stack(found, 1)
-
-
 def _table(
     model: Model, streams: Streams, found: dict[str, np.ndarray], wanted: Tensor, names: list[str], seed: int
 ) -> xr.Dataset:
@@ -151,24 +146,17 @@ def _table(
         "q": (by, q_values(p.ravel()).reshape(p.shape)),
         "target_prob": (("layer", "token", "target"), np.exp(values)),
         "target_id": (("token", "target"), wanted.numpy()),
-        "top_text": (("layer", "token", "k"), _texts(model, found["top_id"])),
+        "top_text": (("layer", "token", "k"), token_texts(model, found["top_id"])),
         "commit": ("token", _commit(found["top_id"][..., 0])),
     }
     axes = {"top_id": ["k"], "top_prob": ["k"], "target_logprob": ["target"], "target_rank": ["target"]}
     data |= {name: (("layer", "token", *axes.get(name, [])), value) for name, value in found.items()}
-    inputs = _texts(model, streams.input.numpy())
+    inputs = token_texts(model, streams.input.numpy())
     coords = {
         "layer": list(streams.labels), "target": names, "row": ("token", streams.row),
         "position": ("token", streams.position), "input": ("token", inputs),
     }  # fmt: skip
     return xr.Dataset(data, coords=coords)
-
-
-def _texts(model: Model, ids: np.ndarray) -> np.ndarray:
-    """The text of each token id; the id itself where there is no tokenizer."""
-    seen = np.unique(ids)
-    told = {int(i): str(i) if model.tokenizer is None else model.tokenizer.decode([int(i)]) for i in seen}
-    return np.array([told[int(i)] for i in ids.ravel()], dtype=str).reshape(ids.shape)
 
 
 def _commit(top: np.ndarray) -> np.ndarray:

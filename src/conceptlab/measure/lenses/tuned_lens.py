@@ -105,9 +105,9 @@ def tuned_lens(
     """Axis `layer` (embed, 0, ..., without the last): KL(model || lens) on the held-out texts, nats a token.
 
     `score` tuned (`low`, `high` bootstrap over texts), `control` fitted on shuffled streams, `logit_lens` untranslated, `marginal`
-    of the mean prediction; `agree`, `agree_control`, `agree_logit_lens` shares of tokens with the model's first choice; `p` one-sided
-    that tuned lies below control (sign flips over texts), `q` over layers. `settings` go to `fit_tuned_lens`; a fitted `lens` or
-    `control` is taken as it is. Raises InputError for fewer than two held-out texts.
+    of the mean prediction; `agree`, `agree_control`, `agree_logit_lens` shares of tokens with the model's first choice;
+    `p` one-sided that tuned lies below control (sign flips over texts), `q` over layers. `settings` go to `fit_tuned_lens`; a
+    fitted `lens` or `control` is taken as it is. Raises InputError for fewer than two held-out texts.
     """
     batch = model.encode(held_out)
     if len(batch) < 2:
