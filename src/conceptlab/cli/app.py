@@ -1,7 +1,7 @@
 """The commands and their options, as cyclopts reads them; nothing heavy is imported before a command runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -9,10 +9,12 @@ from conceptlab.cli.options import (
     MODEL_DEFAULTS,
     OUTPUT_DEFAULTS,
     RUN_DEFAULTS,
+    TRIAL_DEFAULTS,
     Flag,
     ModelOptions,
     OutputOptions,
     RunOptions,
+    TrialOptions,
 )
 
 HELP = """Where a neural network keeps a concept, whether it uses it, and how sure we are.
@@ -114,3 +116,61 @@ def export(folder: Path, *, to: Path) -> int:
     from conceptlab.cli.atlases import run_export
 
     return run_export(folder, to)
+
+
+@app.command
+def papers(
+    id: str | None = None,
+    *,
+    family: str | None = None,
+    state: Literal["works", "method", "planned"] | None = None,
+    json: Flag = False,
+) -> int:
+    """List the published systems and what of them runs here, or show one: claim, our number, control, how to run it.
+
+    Parameters
+    ----------
+    id
+        One row. Default: the table of all.
+    family
+        Only the rows of one family (a column of the table).
+    state
+        Only rows in that state. works: a recipe runs it again; method: its method runs by another command; planned:
+        not built yet.
+    json
+        Print exactly one JSON object on standard output.
+    """
+    from conceptlab.cli.papers import run_papers
+
+    return run_papers(id, family, state, as_json=json)
+
+
+@app.command
+def reproduce(
+    id: str,
+    *,
+    model: str | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    trial: TrialOptions = TRIAL_DEFAULTS,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Run one published system again: the claim, our numbers beside their controls, the verdict, the time.
+
+    The exit code is 0 also when a finding does not hold; the table and the JSON say so.
+
+    Parameters
+    ----------
+    id
+        A row of `conceptlab papers` whose state is "works".
+    model
+        A Hugging Face id, a local folder, or "embedded", for rows that take one. Default: the row's planted world.
+    data
+        A file in the form that `conceptlab papers ID` names, for rows that take one. Default: the row's planted world.
+    out
+        Folder for the numbers, results and charts. Default: ./conceptlab-reproductions/<id>.
+    """
+    from conceptlab.cli.reproducing import run_reproduce
+
+    return run_reproduce(id, model, data, out, trial, loading, output)

@@ -23,7 +23,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> int:
         _write("interrupted; finished parts are kept")
         return _resume(arguments, INTERRUPTED)
     found = error if isinstance(error, ConceptlabError) else _translated(error)
-    _write(f"error: {shortened(one_line(found))}")
+    _write(f"{'' if found.exit_code == INTERRUPTED else 'error: '}{shortened(one_line(found))}")
     return found.exit_code if found.exit_code == WRONG_INPUT else _resume(arguments, found.exit_code)
 
 

@@ -63,12 +63,37 @@ class RunOptions:
     quick: Flag = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed {str(self.seed)[:30]} is out of range; use 0 to 2**63-1")
+        check_seed(self.seed)
         if self.permutations is not None and not MIN_PERMUTATIONS <= self.permutations <= 100_000:
             raise InputError(
                 f"--permutations {str(self.permutations)[:30]} is out of range; use {MIN_PERMUTATIONS} to 100000"
             )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TrialOptions:
+    """How a published system is run again. Raises InputError where the seed is out of range.
+
+    Parameters
+    ----------
+    seed
+        Seed of worlds, training, samples and random controls.
+    quick
+        The small form of at most about ten seconds.
+    """
+
+    seed: int = 0
+    quick: Flag = False
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError where `seed` is out of range."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed {str(seed)[:30]} is out of range; use 0 to 2**63-1")
 
 
 @Parameter(name="*")
@@ -92,3 +117,4 @@ class OutputOptions:
 
 
 MODEL_DEFAULTS, RUN_DEFAULTS, OUTPUT_DEFAULTS = ModelOptions(), RunOptions(), OutputOptions()
+TRIAL_DEFAULTS = TrialOptions()
