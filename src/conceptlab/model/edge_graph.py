@@ -1,8 +1,8 @@
 """A run cut into the pieces of the model's graph: what every sender wrote into the stream, and how attention mixed it.
 
-Senders are the embedding, each head as it is added (its slice of the output projection, then the sublayer's own norm with the scale
-held at this run, then the residual multiplier) and each MLP; biases of the projection belong to the constant part of the stream. That
-the pieces add up is checked on the recorded run itself, and what does not is a SiteError that names the layer.
+Senders are the embedding, each head as it is added (its slice of the output projection, then the sublayer's own norm with the
+scale held at this run, then the residual multiplier) and each MLP; biases of the projection belong to the constant part of the
+stream. That the pieces add up is checked on the recorded run itself, and what does not is a SiteError that names the layer.
 """
 
 from collections.abc import Callable
@@ -80,9 +80,9 @@ class Mixing:
 class Pieces:
     """A recorded run of rows of one length, float32.
 
-    `pre` [layer + 1, row, pos, d_model] enters each block, `mid` [layer, ...] its MLP; a head writes `z * scale @ weights[head]`, `z`
-    [layer][row, pos, head, d_head], `scale` [layer][row, pos, 1, 1] (1 without a norm of the sublayer's own), `weights`
-    [layer][head, d_head, d_model]; `mlp` [layer][row, pos, d_model] is None where there is no MLP.
+    `pre` [layer + 1, row, pos, d_model] enters each block, `mid` [layer, ...] its MLP. A head writes `z * scale @ weights[head]`:
+    `z` [layer][row, pos, head, d_head], `scale` [layer][row, pos, 1, 1] (1 without a norm of the sublayer's own), `weights`
+    [layer][head, d_head, d_model]. `mlp` [layer][row, pos, d_model] is None where there is no MLP.
     """
 
     run: CleanRun
