@@ -25,7 +25,9 @@ def token_logits(stack: Stack, stream: Tensor, tokens: Tensor) -> Tensor:
     """
     normed = stack.final_norm.module(stream) if stack.final_norm is not None else stream
     weight, bias = getattr(stack.unembed, "weight", None), getattr(stack.unembed, "bias", None)
-    plain = isinstance(stack.unembed, torch.nn.Linear) and type(weight) is torch.nn.Parameter and weight.is_floating_point()
+    plain = (
+        isinstance(stack.unembed, torch.nn.Linear) and type(weight) is torch.nn.Parameter and weight.is_floating_point()
+    )
     if not plain:
         return _finished(stack, stack.unembed(normed)).float().gather(-1, tokens)  # type: ignore[misc]
     picked = torch.einsum("nd,nkd->nk", normed.float(), weight[tokens].float())  # type: ignore[index]

@@ -38,7 +38,9 @@ def along(site: Site | str, direction: Tensor) -> Metric:
     """What a stream site holds along `direction` [d_model] at the last position. Raises InputError for other kinds of sites."""
     site = Site.parse(site)
     if site.kind != "stream" or site.layer is None:
-        raise InputError(f"a metric of a site reads the stream or what is added to it, not {site}; write for example L5.resid_post")
+        raise InputError(
+            f"a metric of a site reads the stream or what is added to it, not {site}; write for example L5.resid_post"
+        )
     return Metric(f"along {site}", lambda values, _: values @ direction.to(values), site=site)
 
 

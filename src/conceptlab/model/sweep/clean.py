@@ -1,4 +1,4 @@
-"""The clean run of a sweep: the stream that enters every block and, where positions can be skipped, every block's keys and values."""
+"""The clean run of a sweep: the stream that enters every block and, where positions are skipped, all keys and values."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

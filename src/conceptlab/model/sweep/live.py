@@ -48,6 +48,13 @@ class Live:
         """Places of tokens at `pos` of `unit` (both [cell])."""
         return self.offset[unit] + pos - self.first[unit]
 
+    def pieces(self, most_tokens: int) -> list["Live"]:
+        """Units side by side in pieces of at most `most_tokens` tokens (at least one unit)."""
+        piece = (np.cumsum(self.counts) - 1) // max(most_tokens, 1)
+        cut = np.flatnonzero(np.diff(piece)) + 1
+        parts = np.split(np.arange(len(self.first)), cut)
+        return [Live(self.work.select(p), self.number[p], self.first[p], self.n_pos) for p in parts if len(p)]
+
 
 def live_at(work: Work, layer: int, n_pos: int) -> Live:
     """The units of a pass that run at block `layer`."""

@@ -7,7 +7,7 @@ is read goes on after attention.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from conceptlab.model.sweep.work import Work
 from conceptlab.model.sweep.writes import Write
 
 Writes = dict[tuple[str, int | None], list[Write]]
+PIECE = 1024  # tokens in one call of a block: matrix products are at full speed, and what lies between them stays in the caches
 IN_ATTENTION = ("q", "k", "v", "pattern")
 
 
@@ -76,21 +77,31 @@ class Packed:
         return stream, live
 
     def _block(self, layer: int, stream: Tensor, live: Live, *, last: bool) -> tuple[Tensor, Tensor | None]:
+        """Block `layer` on all live tokens, piece by piece; after the last block only the last token of each unit is left."""
+        held: list[Tensor] = []
+        ends, at = [], 0
+        for piece in live.pieces(PIECE):
+            here = slice(at, at + piece.n_tokens)
+            at += piece.n_tokens
+            out = self._piece(layer, stream[:, here], piece, held, last=last)
+            if last:
+                ends.append(out)
+            else:
+                stream[:, here] = out
+        return torch.cat(ends, 1) if last else stream, torch.cat(held) if held else None
+
+    def _piece(self, layer: int, stream: Tensor, live: Live, held: list[Tensor], *, last: bool) -> Tensor:
         run = self.kept.run
         self._layer, self._live, self._last, self._stored = layer, live, last, None
         rows, pos = live.places()
         if last:  # keys and values of all tokens, then the last tokens alone
-            try:
+            with suppress(StopForward):
                 run.packed_block(layer, stream, rows, pos)
-            except StopForward:
-                pass
             ends = torch.from_numpy(live.offset + live.counts - 1)
             stream, self._live = stream[:, ends], at_last(live)
             rows, pos = self._live.places()
-        held: list[Tensor] = []
         with run.model.instrument.visiting(self._visits(layer, self._live, held)):
-            stream = run.packed_block(layer, stream, rows, pos)
-        return stream, held[0] if held else None
+            return run.packed_block(layer, stream, rows, pos)
 
     def _visits(self, layer: int, live: Live, held: list[Tensor]) -> list[Placed]:
         """Writers at the block's modules, in the order of the forward, and the reader of the site that is read."""
@@ -99,7 +110,9 @@ class Packed:
             if at == layer and name not in (*IN_ATTENTION, "resid_pre", "resid_post"):
                 tap = model.tap(name, layer)
                 if tap.side != "attention":
-                    visits.append((tap, layer, True, self._writer(live, writes, in_place=tap.scale == 1.0)))
+                    visits.append(
+                        (tap, layer, True, self._writer(live, writes, in_place=tap.scale == 1.0 and tap.side != "mid"))
+                    )
         visits.sort(key=lambda v: v[0].side == "mid")
         if self.read is not None and self.read[1] == layer:
             ends = torch.from_numpy(live.offset + live.counts - 1)
@@ -185,12 +198,16 @@ class Packed:
             found.append(tail if first == 0 else torch.cat([_rows(clean, source.work.row[units], first), tail], 2))
         return found[0], found[1]
 
-    def _ragged_keys(self, own: tuple[Tensor, Tensor], seen: Seen, source: Live, units: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _ragged_keys(
+        self, own: tuple[Tensor, Tensor], seen: Seen, source: Live, units: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
         """The same for units that start at different positions: clean keys, overwritten from each unit's first on."""
         counts, found = source.counts[units], []
         begin, end = int(source.offset[units[0]]), int(source.offset[units[-1]] + counts[-1])
         unit = torch.from_numpy(np.arange(len(units)).repeat(counts))
-        pos = torch.from_numpy(np.arange(end - begin) - (source.offset[units] - begin - source.first[units]).repeat(counts))
+        pos = torch.from_numpy(
+            np.arange(end - begin) - (source.offset[units] - begin - source.first[units]).repeat(counts)
+        )
         for mine, clean in zip(own, (seen.k, seen.v), strict=True):
             whole = clean[torch.from_numpy(source.work.row[units])].transpose(1, 2).contiguous()
             whole[unit, pos] = mine[0, :, begin:end].transpose(0, 1)

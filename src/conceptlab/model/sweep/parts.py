@@ -79,7 +79,9 @@ def parts_of(  # noqa: PLR0913 - what determines the parts
     key = {**_key(model, batch, items, metric), "parts": n_parts}
     shares = [(part, np.arange(part, len(items), n_parts)) for part in range(index, n_parts, n_shards)]
     if not shares:
-        raise InputError(f"this sweep has {n_parts} parts, which cannot be cut into {n_shards} shards; use at most {n_parts}")
+        raise InputError(
+            f"this sweep has {n_parts} parts, which cannot be cut into {n_shards} shards; use at most {n_parts}"
+        )
     others = sorted(folder.glob("shard-*")) if folder.is_dir() else []
     mine = folder if shard is None else folder / f"shard-{index}-of-{n_shards}"
     with Checkpoint(mine, key) as store:

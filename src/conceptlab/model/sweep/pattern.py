@@ -54,7 +54,7 @@ class PatternEdits:
         return torch.where(touched, self._value(edit, pattern, row), pattern)
 
     def _value(self, edit: Edit, pattern: Tensor, row: int) -> Tensor:
-        """A pattern to set, spread over [unit, head, query, key]: given as [key], [head, key] or [row, head, key] (or [query, …])."""
+        """A pattern to set, spread over [unit, head, query, key]: given as [key], [head, key] or [row, head, key]."""
         value = edit.value.to(pattern)  # type: ignore[union-attr]
         n_units = len(edit.site.units) or pattern.shape[1]
         if value.dim() >= 3 and value.shape[0] == self.n_rows:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from conceptlab.model.sweep.unchanged import unchanged
 from conceptlab.model.sweep.work import ABOVE, Item, as_items, in_passes, work_of
 from conceptlab.model.sweep.writes import compile_writes
 from conceptlab.results import Edit
-from conceptlab.runs import SILENT, Progress, Task
+from conceptlab.runs import SILENT, Progress, Task, interruptible
 
 if TYPE_CHECKING:
     from conceptlab.model.model import Model, Texts
@@ -69,6 +69,19 @@ class _Job:
     strategy: Strategy
     groups: list[_Group]
     skip: bool
+    _held: dict[_Group, Kept] = field(default_factory=dict)
+
+    def kept(self, group: _Group) -> Kept:
+        """The clean run of a group; only that of the last group asked for is held."""
+        if group not in self._held:
+            self._held.clear()
+            batch = self.batch.select(group.rows)
+            self._held[group] = keep_clean(self.model, batch, attention=self.strategy.kind == "packed")
+        return self._held[group]
+
+    def at(self, n_pos: int) -> int:
+        """The position that is read in rows of `n_pos` tokens."""
+        return n_pos - 1 if self.metric.position == "last" else int(self.metric.position)
 
 
 def sweep(  # noqa: PLR0913 - what is swept, and how long work is run
@@ -94,12 +107,16 @@ def sweep(  # noqa: PLR0913 - what is swept, and how long work is run
     job = _job(model, clean, edits, metric, budget_bytes, skip_unchanged)
     plan = _plan(job)
     base, seconds = _clean_values(job)
-    plan = replace(plan, seconds=seconds * plan.forward_equivalents / max(1, len(job.batch)))
+    plan = replace(plan, seconds=seconds * plan.forward_equivalents)
     progress.say(str(plan))
     found = np.full((len(job.items), len(job.batch)), np.nan)
     counts = [0, 0.0]
-    with parts_of(job.model, job.batch, job.items, job.metric, out, shard, plan.forward_equivalents) as parts:
-        with progress.task("sweep", total=plan.n_units) as task:
+    with (
+        parts_of(job.model, job.batch, job.items, job.metric, out, shard, plan.forward_equivalents) as parts,
+        progress.task("sweep", total=plan.n_units) as task,
+    ):
+        kept = "finished parts are kept; the same call with out= goes on" if out else "give out= to keep finished parts"
+        with interruptible(kept):
             for number, share in parts.shares:
                 _finish(job, parts, number, share, found, counts, task)
     _refuse_nan(job, found, parts.mine)
@@ -170,17 +187,37 @@ def _plan(job: _Job) -> Plan:
         held = len(group.rows) * kept_per_row(model, group.n_pos, attention=packed)
         peak = max(peak, held + min(tokens, group.most_tokens) * bytes_per_token(model))
     n_units = len(job.items) * len(job.batch)
-    return Plan(job.strategy.kind, len(job.items), len(job.batch), n_units, 0, passes, equivalents, peak, note=job.strategy.note)
+    return Plan(
+        job.strategy.kind, len(job.items), len(job.batch), n_units, 0, passes, equivalents, peak, note=job.strategy.note
+    )
 
 
 def _clean_values(job: _Job) -> tuple[np.ndarray, float]:
-    """The unedited metric [row], and how long one forward of all rows takes."""
-    start = time.perf_counter()
-    base = plain_values(job.model, job.batch, (), job.metric)
+    """The unedited metric [row], and how long the clean forward of one row takes."""
+    start, base = time.perf_counter(), np.full(len(job.batch), np.nan)
+    if job.strategy.kind == "full":
+        base = plain_values(job.model, job.batch, (), job.metric)
+    for group in job.groups if job.strategy.kind != "full" else ():
+        rows = np.arange(len(group.rows))
+        base[list(group.rows)] = _values_of(job, job.kept(group), _clean_ends(job, job.kept(group)), rows, group)
+    seconds = (time.perf_counter() - start) / len(job.batch)
     if not np.isfinite(base).all():
         row = int(np.flatnonzero(~np.isfinite(base))[0])
-        raise InputError(f"{job.metric.name} of the unedited row {row} is not a finite number; look at the model's own logits first")
-    return base, time.perf_counter() - start
+        raise InputError(
+            f"{job.metric.name} of the unedited row {row} is not a finite number; look at the model's own logits first"
+        )
+    return base, seconds
+
+
+def _clean_ends(job: _Job, kept: Kept) -> torch.Tensor:
+    """What the metric reads of the clean run, [row, width]."""
+    site, at = job.metric.site, job.at(kept.run.n_pos)
+    if site is None:
+        return kept.run.streams[-1][:, at]
+    if site.name in ("resid_pre", "resid_post"):
+        return kept.run.streams[(site.layer or 0) + (site.name == "resid_post")][:, at]
+    batch = Batch(tuple(map(tuple, kept.run.ids.tolist())))
+    return job.model.capture(batch, site.name, layers=[site.layer or 0], positions=[at])[site.name][:, 0]
 
 
 def _finish(  # noqa: PLR0913 - one part and where it goes
@@ -214,34 +251,33 @@ def _run(job: _Job, share: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray,
 
 
 def _run_group(job: _Job, group: _Group, items: list[tuple[Edit, ...]], share: np.ndarray):
-    model, rows = job.model, np.array(group.rows)
-    kept = keep_clean(model, job.batch.select(group.rows), attention=job.strategy.kind == "packed")
+    model, rows, kept = job.model, np.array(group.rows), job.kept(group)
     writes = compile_writes(items, group.rows, len(job.batch), group.n_pos)
     work = _work(job, group, share)
     same = unchanged(kept, items, writes, work) if job.skip else np.zeros(len(work), dtype=bool)
-    at = group.n_pos - 1 if job.metric.position == "last" else int(job.metric.position)
     if same.any():
-        index = np.flatnonzero(same)
-        ends = kept.run.streams[-1][torch.from_numpy(work.row[index]), at]
-        base = plain_of(job, kept, ends, work.row[index], rows, at)
-        yield rows[work.row[index]], work.item[index], base, len(index), 0.0
-    executor = _executor(job, group, kept, writes, items, at)
-    cost, todo = Cost.of(model), np.flatnonzero(~same)
-    for part in in_passes(work.select(todo), group.n_pos, group.most_tokens):
-        chosen = work.select(todo[part])
-        values = plain_of(job, kept, executor.run(chosen), chosen.row, rows, at)
-        last = job.strategy.kind == "packed" and job.metric.site is None
-        ran = cost.units(chosen, group.n_pos, model.n_layers, last_alone=last) / cost.forward(group.n_pos, model.n_layers)
+        chosen = work.select(np.flatnonzero(same))
+        base = _values_of(job, kept, _clean_ends(job, kept)[torch.from_numpy(chosen.row)], chosen.row, group)
+        yield rows[chosen.row], chosen.item, base, len(base), 0.0
+    executor = _executor(job, group, kept, writes, items)
+    cost, todo = Cost.of(model), work.select(np.flatnonzero(~same))
+    last = job.strategy.kind == "packed" and job.metric.site is None
+    for part in in_passes(todo, group.n_pos, group.most_tokens):
+        chosen = todo.select(part)
+        values = _values_of(job, kept, executor.run(chosen), chosen.row, group)
+        ran = cost.units(chosen, group.n_pos, model.n_layers, last_alone=last) / cost.forward(
+            group.n_pos, model.n_layers
+        )
         yield rows[chosen.row], chosen.item, values, 0, ran
 
 
-def plain_of(job: _Job, kept: Kept, ends: torch.Tensor, rows: np.ndarray, source: np.ndarray, at: int) -> np.ndarray:
-    """The metric of ends, as numpy."""
-    index = torch.from_numpy(rows)
-    return read_metric(kept, job.metric, ends, index, torch.from_numpy(source)[index], at).cpu().numpy()
+def _values_of(job: _Job, kept: Kept, ends: torch.Tensor, rows: np.ndarray, group: _Group) -> np.ndarray:
+    """The metric [unit] of `ends` [unit, width], which stand on rows `rows` [unit] of the group."""
+    source = torch.tensor(group.rows)[torch.from_numpy(rows)]
+    return read_metric(kept, job.metric, ends, torch.from_numpy(rows), source, job.at(group.n_pos)).cpu().numpy()
 
 
-def _executor(job: _Job, group: _Group, kept: Kept, writes: Writes, items: list[tuple[Edit, ...]], at: int):
+def _executor(job: _Job, group: _Group, kept: Kept, writes: Writes, items: list[tuple[Edit, ...]]):
     patterns: dict[int, dict[int, list[Edit]]] = {}
     for number, item in enumerate(items):
         for edit in (e for e in item if e.site.name == "pattern"):
@@ -252,7 +288,7 @@ def _executor(job: _Job, group: _Group, kept: Kept, writes: Writes, items: list[
     site = None if job.metric.site is None else (job.metric.site.name, job.metric.site.layer or 0)
     executor = EXECUTORS[job.strategy.kind](kept, writes, by_layer, len(items), site)
     if job.strategy.kind == "whole":
-        executor.at = at  # type: ignore[union-attr]
+        executor.at = job.at(group.n_pos)  # type: ignore[union-attr]
     return executor
 
 
@@ -261,6 +297,6 @@ def _refuse_nan(job: _Job, found: np.ndarray, mine: np.ndarray) -> None:
     if len(bad):
         item, row = int(mine[bad[0][0]]), int(bad[0][1])
         raise InputError(
-            f"item {item} of the sweep ({', '.join(map(str, job.items[item]))}) makes {job.metric.name} of row {row} NaN or infinite; "
+            f"edit {item} ({', '.join(map(str, job.items[item]))}) gives a {job.metric.name} of row {row} that is NaN or infinite; "
             "look at the values that it writes"
         )

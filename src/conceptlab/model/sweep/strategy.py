@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 Kind = Literal["packed", "whole", "full"]
 N_POS, AT = 9, 8
-_REFUSALS = (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError, LookupError)
+_REFUSALS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    LookupError,
+)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,10 @@ class Whole:
             unit = table[write.item, write.row]
             cells = np.flatnonzero(unit >= 0)
             if len(cells):
-                where = torch.from_numpy(unit[cells]).to(view.device), torch.from_numpy(write.pos[cells]).to(view.device)
+                where = (
+                    torch.from_numpy(unit[cells]).to(view.device),
+                    torch.from_numpy(write.pos[cells]).to(view.device),
+                )
                 write.apply(view, where, torch.from_numpy(cells))
 
     def _on_attention(self, module: nn.Module, call: AttentionCall, delegate: Callable[..., Any]) -> Any:

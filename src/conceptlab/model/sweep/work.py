@@ -74,7 +74,10 @@ def work_of(items: list[tuple[Edit, ...]], rows: Sequence[int], n_pos: int, n_la
 
 
 def _starts(item: tuple[Edit, ...], rows: Sequence[int], n_pos: int) -> list[int] | int:
-    if any(not isinstance(e.positions, str) and len(e.positions) and isinstance(e.positions[0], (list, tuple)) for e in item):
+    if any(
+        not isinstance(e.positions, str) and len(e.positions) and isinstance(e.positions[0], (list, tuple))
+        for e in item
+    ):
         return [min(min(positions_of(e, row, n_pos), default=n_pos) for e in item) for row in rows]
     return min(min(positions_of(e, 0, n_pos), default=n_pos) for e in item)
 

@@ -63,7 +63,13 @@ def compile_writes(
     for number, item in enumerate(items):
         for order, edit in enumerate(item):
             form = None if edit.value is None else (edit.value.dim(), edit.value.shape[-1:])
-            same = (edit.op, edit.strength, len(edit.site.units), form, id(edit.value) if edit.op == "project_out" else 0)
+            same = (
+                edit.op,
+                edit.strength,
+                len(edit.site.units),
+                form,
+                id(edit.value) if edit.op == "project_out" else 0,
+            )
             groups.setdefault((edit.site.name, edit.site.layer, order, same), []).append((number, edit))
     found: dict[tuple[str, int | None], list[Write]] = {}
     for (name, layer, *_), members in sorted(groups.items(), key=lambda g: g[0][2]):
