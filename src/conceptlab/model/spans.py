@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from conceptlab.errors import InputError
 from conceptlab.model.batch import Batch
 
@@ -54,3 +56,25 @@ def same_length_groups(batch: Batch, max_rows: int) -> Iterator[list[int]]:
     for rows in by_length.values():
         for start in range(0, len(rows), max_rows):
             yield rows[start : start + max_rows]
+
+
+def random_spans(
+    batch: Batch, like: Sequence[Sequence[int]], n: int, rng: np.random.Generator
+) -> list[list[list[int]]]:
+    """`n` times, for each row, as many random positions as `like` [row][...] has, none of them in it nor the last token.
+
+    Raises InputError where a row is too short to have as many others.
+    """
+    drawn = []
+    for _ in range(n):
+        rows = []
+        for row, (taken, length) in enumerate(zip(like, batch.lengths, strict=True)):
+            free = [p for p in range(length - 1) if p not in set(taken)]
+            if len(free) < len(taken):
+                raise InputError(
+                    f"row {row}: {len(taken)} positions are knocked out and only {len(free)} others are left to compare with; "
+                    "give longer prompts or n_random=0"
+                )
+            rows.append(sorted(rng.choice(free, size=len(taken), replace=False).tolist()))
+        drawn.append(rows)
+    return drawn

@@ -20,9 +20,9 @@ from torch import Tensor
 from conceptlab.errors import InputError
 from conceptlab.evidence import bootstrap_mean, q_values
 from conceptlab.evidence.random_tokens import random_pairs, token_pool
+from conceptlab.evidence.row_groups import row_groups
 from conceptlab.evidence.studentised import studentised_p
 from conceptlab.model import Model
-from conceptlab.model.batch import Batch
 from conceptlab.model.capture import Activations
 from conceptlab.model.components import By, component_sites, components, final_stream
 from conceptlab.model.frozen_end import FrozenEnd, freeze_end
@@ -80,6 +80,7 @@ def direct_logit(  # noqa: PLR0913 - one experiment, fully stated
     position: int | str = "last",
     by: By = "head",
     pool: Sequence[int] | None = None,
+    groups: Sequence[int | str] | None = None,
     n_random: int = 1000,
     max_rows: int = 64,
     seed: int = 0,
@@ -90,10 +91,12 @@ def direct_logit(  # noqa: PLR0913 - one experiment, fully stated
     logits before a soft cap (`low`, `high`: 95 % bootstrap), `control` the mean for random tokens (`control_low`, `control_high`:
     95 % of the draws), `p` two-sided, `q` over components, `each` [row, component] the single rows. Attributes: `logit_diff`
     (their sum), `logit_diff_of_model` (after scale and cap), `residual` (largest relative error of the sum), `share_right`.
-    Raises InputError for ids that do not fit the rows and SiteError where the stream is no sum of components.
+    `groups` [row] are rows that share content. Raises InputError for ids that do not fit the rows and SiteError where the stream
+    is no sum of components.
     """
     batch = model.encode(texts)
-    question = _asked(model, batch, answers, distractors, pool, n_random, seed)
+    together = row_groups(groups, len(batch))
+    question = _asked(model, answers, distractors, pool, together, n_random, seed)
     before = model.forwards
     each, null, ends, names = [], np.zeros(()), [], []
     for rows in in_chunks(len(batch), max_rows):
@@ -105,7 +108,7 @@ def direct_logit(  # noqa: PLR0913 - one experiment, fully stated
         null = null + question.null(of_pool, rows)
         ends.append(_of_model(model, final, question, rows))
     values = np.concatenate(each)
-    data = _table(names, values, null / len(batch), seed)
+    data = _table(names, values, null / len(batch), together, seed)
     totals, of_model, right = np.concatenate(ends, 1)
     gap = np.abs(values.sum(1) - totals).max() / max(np.abs(totals).max(), 1e-12)
     data.attrs |= {
@@ -129,16 +132,16 @@ def direct_logit(  # noqa: PLR0913 - one experiment, fully stated
 
 def _asked(  # noqa: PLR0913 - what a question is made of
     model: Model,
-    batch: Batch,
     answers: Sequence[int],
     distractors: Sequence[int] | None,
     pool: Sequence[int] | None,
+    together: np.ndarray,
     n_random: int,
     seed: int,
 ) -> _Question:
-    ids, d_vocab = asked_tokens(model, len(batch), answers, distractors), model.unembedding.shape[0]
+    ids, d_vocab = asked_tokens(model, len(together), answers, distractors), model.unembedding.shape[0]
     drawn = token_pool(ids.numpy(), d_vocab, pool=pool, seed=seed)
-    pairs = random_pairs(n_random, len(batch), len(drawn), seed)
+    pairs = random_pairs(n_random, int(together.max()) + 1, len(drawn), seed)[:, together]
     return _Question(ids[:, 0], None if distractors is None else ids[:, 1], torch.from_numpy(drawn), pairs)
 
 
@@ -201,8 +204,8 @@ def _of_model(model: Model, final: Tensor, question: _Question, rows: list[int])
     return torch.stack([*values, best.double()]).cpu().numpy()
 
 
-def _table(names: list[str], values: np.ndarray, null: np.ndarray, seed: int) -> xr.Dataset:
-    low, high = bootstrap_mean(values, seed=seed)
+def _table(names: list[str], values: np.ndarray, null: np.ndarray, together: np.ndarray, seed: int) -> xr.Dataset:
+    low, high = bootstrap_mean(values, together, seed=seed)
     score = values.mean(0)
     p = studentised_p(score, null)
     columns = {

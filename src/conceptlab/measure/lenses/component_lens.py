@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conceptlab.evidence import bootstrap_mean, q_values
 from conceptlab.evidence.random_tokens import token_pool
+from conceptlab.evidence.row_groups import row_groups
 from conceptlab.evidence.studentised import studentised_p
 from conceptlab.measure.lenses.lens_pass import BUDGET_BYTES, token_chunks
 from conceptlab.measure.lenses.targets import target_ids, token_texts
@@ -43,6 +44,7 @@ def component_lens(  # noqa: PLR0913 - the lens and what to read through it
     *,
     target_names: Sequence[str] | None = None,
     by: By = "head",
+    groups: Sequence[int | str] | None = None,
     pool: Sequence[int] | None = None,
     k: int = 5,
     n_random: int = 200,
@@ -61,7 +63,9 @@ def component_lens(  # noqa: PLR0913 - the lens and what to read through it
     ids = target_ids(model, targets, len(batch))
     before, known = model.forwards, ids.numpy() >= 0
     drawn = token_pool(ids.numpy()[known], model.unembedding.shape[0], pool=pool, seed=seed)
-    random = torch.from_numpy(drawn[np.random.default_rng(seed).integers(0, len(drawn), (len(batch), n_random))])
+    together = row_groups(groups, len(batch))
+    places = np.random.default_rng(seed).integers(0, len(drawn), (int(together.max()) + 1, n_random))
+    random = torch.from_numpy(drawn[places[together]])
     names: list[str] = []
     pieces: list[dict[str, np.ndarray]] = []
     for start in range(0, len(batch), max_rows):
@@ -73,7 +77,7 @@ def component_lens(  # noqa: PLR0913 - the lens and what to read through it
         read = [_read(end, part, ids[rows], random[rows], k, budget_bytes) for _, part in found]
         pieces.append({name: np.concatenate([r[name] for r in read], 1) for name in read[0]})
     whole = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
-    data = _table(whole, known, seed)
+    data = _table(whole, known, together, seed)
     data["top_text"] = (("row", "component", "k"), token_texts(model, whole["top_id"]))
     targets_named = list(target_names or map(str, range(ids.shape[1])))
     settings = {"by": by, "k": k, "n_random": n_random, "pool": len(drawn)}
@@ -105,7 +109,7 @@ def _read(
     return {name: torch.cat([o[name] for o in out]).cpu().numpy() for name in out[0]}
 
 
-def _table(found: dict[str, np.ndarray], known: np.ndarray, seed: int) -> xr.Dataset:
+def _table(found: dict[str, np.ndarray], known: np.ndarray, together: np.ndarray, seed: int) -> xr.Dataset:
     """Means over the rows that have the target, and random tokens' means over the same rows."""
     by = ("component", "target")
     each = np.where(known[:, None], found["each"], np.nan).astype(float)
@@ -113,7 +117,7 @@ def _table(found: dict[str, np.ndarray], known: np.ndarray, seed: int) -> xr.Dat
     low, high, null = np.zeros(shape), np.zeros(shape), np.zeros((found["random"].shape[-1], *shape))
     for t in range(shape[1]):
         rows = known[:, t]
-        low[:, t], high[:, t] = bootstrap_mean(each[rows, :, t], seed=seed)
+        low[:, t], high[:, t] = bootstrap_mean(each[rows, :, t], together[rows], seed=seed)
         null[..., t] = found["random"][rows].astype(float).mean(0).T
     p = studentised_p(score, null)
     columns = {

@@ -5,7 +5,7 @@ the sublayer, held at the real run) it is the part of the attention update that 
 final stream of the query, reads it. Spans cover every position once, so that they add up to the attention's contribution
 without its bias. Source: Yan and Jia 2025, Promote, Suppress, Iterate. Departure: the first token (often a sink) and the last
 one are spans of their own, so that neither hides in the rest.
-Control: the same with the values permuted over the positions of the row, the pattern kept.
+Control: the same with the values permuted over the positions of the row, the pattern kept; rows of one group are permuted alike.
 Cost: one forward that forms patterns, and one more at the query for the ends; memory rows x keys x heads x targets a layer.
 """
 
@@ -18,6 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from conceptlab.evidence import bootstrap_mean, q_values
+from conceptlab.evidence.row_groups import row_groups
 from conceptlab.evidence.studentised import studentised_p
 from conceptlab.measure.lenses.lens_pass import token_chunks
 from conceptlab.measure.lenses.targets import target_ids
@@ -57,6 +58,7 @@ def token_lens(  # noqa: PLR0913 - one experiment, fully stated
     targets: Sequence[Sequence[int]] | Tensor,
     *,
     target_names: Sequence[str] | None = None,
+    groups: Sequence[int | str] | None = None,
     per_head: bool = False,
     n_random: int = 50,
     max_rows: int = 32,
@@ -66,26 +68,24 @@ def token_lens(  # noqa: PLR0913 - one experiment, fully stated
 
     Axes layer, span, target: `score` mean logit before a soft cap (`low`, `high` bootstrap over rows), `control` with permuted
     values, `p` two-sided, `q` over all cells, `each` [row, ...] the rows (NaN without a target), `centred` the same less the
-    vocabulary's mean. `rank` [row, layer, span, target] and, of the sum over layers, `total` and `total_rank` [row, span, target];
-    with `per_head` `heads` [layer, head, span, target]. Raises SiteError where a layer has attention without a readable pattern.
+    vocabulary's mean. `rank` [row, layer, span, target]; of the sum over layers `total` (centred) and `total_rank` [row, span,
+    target]; with `per_head` `heads` [layer, head, span, target]. Raises SiteError where a layer has attention without a readable pattern.
     """
     batch = model.encode(texts)
     ids = target_ids(model, targets, len(batch))
     every = complete_spans(batch, spans)
     layers = _layers(model)
     before = model.forwards
-    rng = np.random.default_rng(seed)
+    together = row_groups(groups, len(batch))
     parts: list[tuple[list[int], dict[str, np.ndarray]]] = []
     for rows in same_length_groups(batch, max_rows):
-        orders = np.stack(
-            [rng.permuted(np.tile(np.arange(batch.lengths[rows[0]]), (len(rows), 1)), axis=1) for _ in range(n_random)]
-        )
+        orders = _orders(together[rows], batch.lengths[rows[0]], n_random, seed)
         parts.append(
             (rows, _read_group(model, batch.select(rows), layers, _masks(every, rows, batch), ids[rows], orders))
         )
     found = _joined(parts, len(batch))
     names = list(target_names or map(str, range(ids.shape[1])))
-    data = _table(found, layers, list(every), names, ids.numpy() >= 0, seed, per_head)
+    data = _table(found, layers, list(every), names, ids.numpy() >= 0, together, seed, per_head)
     provenance = Provenance(
         "token lens", len(batch), seed, model.name, model.revision,
         settings={"n_random": n_random, "spans": list(every)}, passes=round(model.forwards - before),
@@ -100,6 +100,13 @@ def _layers(model: Model) -> tuple[int, ...]:
         for site in ("attn_out", "pattern", "v", "z"):
             model.tap(site, layer)
     return layers
+
+
+def _orders(together: np.ndarray, n_keys: int, n_random: int, seed: int) -> np.ndarray:
+    """Permutations of the positions [draw, row, key], the same for rows of one group."""
+    each = [np.random.default_rng((seed, int(group))) for group in together]
+    orders = [np.stack([rng.permutation(n_keys) for _ in range(n_random)]) for rng in each if n_random]
+    return np.stack(orders, 1) if orders else np.zeros((0, len(together), n_keys), dtype=np.int64)
 
 
 def _masks(spans: dict[str, list[list[int]]], rows: list[int], batch: Batch) -> Tensor:
@@ -130,8 +137,8 @@ def _read_group(
         for name, value in values.items():
             found.setdefault(name, []).append(value)
     stacked = {name: np.stack(values, 1) for name, values in found.items()}
-    logits, rank, _ = _said(total, group)
-    return stacked | {"total": logits, "total_rank": rank}
+    logits, rank, mean = _said(total, group)
+    return stacked | {"total": logits - mean.double().numpy()[..., None], "total_rank": rank}
 
 
 def _layer(pattern: Tensor, v: Tensor, through: OutputMap, group: _Group) -> tuple[Tensor, dict[str, np.ndarray]]:
@@ -194,6 +201,7 @@ def _table(  # noqa: PLR0913 - one table
     spans: list[str],
     names: list[str],
     known: np.ndarray,
+    together: np.ndarray,
     seed: int,
     per_head: bool,
 ) -> xr.Dataset:
@@ -203,7 +211,7 @@ def _table(  # noqa: PLR0913 - one table
     null = np.nanmean(np.where(there[:, :, None], found["null"], np.nan), 0).swapaxes(0, 1)
     score = np.nanmean(each, 0)
     p = studentised_p(score, null)
-    low, high = _intervals(each, seed)
+    low, high = _intervals(each, together, seed)
     by, rows = ("layer", "span", "target"), ("row", "layer", "span", "target")
     data = {
         "score": (by, score), "low": (by, low), "high": (by, high), "control": (by, null.mean(0)),
@@ -219,11 +227,10 @@ def _table(  # noqa: PLR0913 - one table
     return xr.Dataset(data, coords={"layer": list(layers), "span": spans, "target": names})
 
 
-def _intervals(each: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _intervals(each: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Bootstrap over rows, target by target, since rows may lack one."""
     low, high = np.zeros(each.shape[1:]), np.zeros(each.shape[1:])
     for t in range(each.shape[-1]):
-        some = each[np.isfinite(each[:, 0, 0, t]), ..., t]
-        if len(some):
-            low[..., t], high[..., t] = bootstrap_mean(some, seed=seed)
+        rows = np.isfinite(each[:, 0, 0, t])
+        low[..., t], high[..., t] = bootstrap_mean(each[rows, ..., t], together[rows], seed=seed)
     return low, high
