@@ -1,11 +1,11 @@
 """Run blocks on a split stream: every activation is relevant + irrelevant, and both go through the model's own code.
 
 The two parts ride as rows of one batch through the unmodified block, which does all the wiring (projections, rotary, residual
-sums and multipliers); hooks put right what is not linear (`split_rules.py`): biases are shared, norms keep the scale of the sum,
-attention follows a stated rule, and at the neurons the irrelevant part is what the MLP makes of it alone while the relevant one
-is the rest of the clean activation. Nothing here knows an architecture: norms are recognised by what they compute, linear maps as
-`trace.is_linear` does. After every block the parts must add up to the clean stream; a piece that cannot be followed (a router, a
-gate between heads and output projection) breaks that sum and is a SiteError which names the block.
+sums and multipliers); hooks put right what is not linear (`split_rules.py`): biases are dealt out by size, norms keep the scale
+of the sum, attention follows a stated rule, and at the neurons the irrelevant part is what the MLP makes of it alone while the
+relevant one is the rest of the clean activation. Nothing here knows an architecture: norms are recognised by what they compute,
+linear maps as `trace.is_linear` does. After every block the parts must add up to the clean stream; a piece that cannot be followed
+(a router, a gate between heads and output projection) breaks that sum and is a SiteError which names the block.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +23,8 @@ from conceptlab.model.blocks import CleanRun, record_run
 from conceptlab.model.instrument import Placed
 from conceptlab.model.model import Model
 from conceptlab.model.split_rules import (
-    AttentionRule,
     NormForm,
+    Rule,
     attention_rule,
     halves,
     linear_rule,
@@ -50,7 +50,7 @@ class Decomposer:
 
     run: CleanRun
     neurons: list[Tensor | None]
-    rule: AttentionRule
+    rule: Rule
     forwards: float = 0.0
     sum_error: float = 0.0
     _norms: dict[int, NormForm | None] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Decomposer:
         q, k and v. Raises SiteError where the block lacks a site that the rules need or holds a piece that they do not cover.
         """
         self._check(layer)
-        self._rows = rows
+        self._rows, self._alive = rows, None
         with torch.no_grad(), self._hooked(layer, watch), self.model.instrument.visiting(visits):
             out = self.run.block(layer, stacked, torch.cat([rows, rows]))
         self.forwards += 2 * len(rows) / self.model.n_layers
@@ -85,6 +85,7 @@ class Decomposer:
         self._verify(layer, out, rows)
         return out
 
+    @torch.no_grad()
     def logits(self, stacked: Tensor, tokens: Tensor) -> Tensor:
         """Parts of chosen logits [2k, t] (before any soft cap) from the stacked stream [2k, d_model]; `tokens` [k, t] are ids."""
         stack = self.model.stack
@@ -96,7 +97,11 @@ class Decomposer:
         weight = self.model.unembedding[tokens.to(normed.device)]
         relevant, irrelevant = (torch.einsum("kd,ktd->kt", part, weight) for part in halves(normed))
         bias = getattr(stack.unembed, "bias", None)
-        parts = torch.cat([relevant, irrelevant]) if bias is None else with_bias(relevant, irrelevant, bias[tokens])
+        parts = (
+            torch.cat([relevant, irrelevant])
+            if bias is None
+            else with_bias(relevant, irrelevant, bias[tokens], self.rule)
+        )
         return parts * stack.logit_scale
 
     def _check(self, layer: int) -> None:
@@ -113,8 +118,8 @@ class Decomposer:
         self.sum_error = max(self.sum_error, worst) if worst == worst else float("nan")
         if not worst <= self.tolerance:
             raise SiteError(
-                f"{self.model.name}: in block {layer} relevant + irrelevant miss the clean stream by {worst:.1e} of its size, so the "
-                "block holds a piece that contextual decomposition has no rule for (a gate, a router, a convolution); "
+                f"{self.model.name}: in block {layer} relevant + irrelevant miss the clean stream by {worst:.1e} of its size, "
+                "so the block holds a piece that contextual decomposition has no rule for (a gate, a router, a convolution); "
                 "use activation patching there"
             )
 
@@ -123,7 +128,7 @@ class Decomposer:
         block, handles = self.model.stack.blocks[layer], []
         try:
             for module in outermost(block.module, is_linear):
-                handles.append(module.register_forward_hook(self._after_linear))
+                handles.append(module.register_forward_hook(self._after_linear, with_kwargs=True))
             for module in outermost(block.module, lambda m: not is_linear(m) and not list(m.children())):
                 handles.append(module.register_forward_hook(self._after_leaf, with_kwargs=True))
             if "mlp_post" in block.taps:
@@ -134,12 +139,14 @@ class Decomposer:
             for handle in handles:
                 handle.remove()
 
-    def _after_linear(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def _after_linear(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         if id(module) not in self._biases:
-            bias = module.forward(torch.zeros_like(args[0][:1, ..., :]).flatten(0, -2)[:1])[0]
+            bias = module.forward(given.new_zeros(1, given.shape[-1]))[0]
             self._biases[id(module)] = bias if bool(bias.any()) else None
-        self._alive = (halves(args[0])[0] != 0).any(-1, keepdim=True)
-        return linear_rule(output, self._biases[id(module)])
+        alive = (halves(given)[0] != 0).any(-1).flatten()
+        self._alive = alive if self._alive is None else self._alive | alive
+        return linear_rule(output, self._biases[id(module)], self.rule)
 
     def _after_leaf(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         given = args[0] if len(args) == 1 and not kwargs else None
@@ -156,7 +163,7 @@ class Decomposer:
         form = self._form(module, stacked)
         if form is None:
             raise SiteError(f"{self.model.name}: {type(module).__name__} is no norm whose scale can be held")
-        return norm_rule(form, stacked, module.forward)
+        return norm_rule(form, stacked, module.forward, self.rule)
 
     def _before_down(self, layer: int) -> Any:
         """The neurons: the irrelevant part is what the MLP made of it alone, the relevant part the rest of the clean activation."""
@@ -169,7 +176,7 @@ class Decomposer:
                 raise SiteError(f"{self.model.name}: the neurons of block {layer} were not recorded")
             rest = clean[rows].reshape(irrelevant.shape) - irrelevant
             # a token whose relevant part is exactly 0 keeps it exactly 0
-            new = torch.cat([torch.where(alive, rest, 0.0), irrelevant])
+            new = torch.cat([torch.where(alive.reshape(*rest.shape[:-1], 1), rest, 0.0), irrelevant])
             if isinstance(tap.key, int):
                 return (*args[: tap.key], new, *args[tap.key + 1 :]), kwargs
             return args, {**kwargs, str(tap.key): new}
@@ -186,9 +193,7 @@ class Decomposer:
         return handler
 
 
-def decompose(
-    model: Model, batch: Batch, *, rule: AttentionRule = "fixed", extra: Sequence[Placed] = ()
-) -> Decomposer:
+def decompose(model: Model, batch: Batch, *, rule: Rule = "fixed", extra: Sequence[Placed] = ()) -> Decomposer:
     """Record the clean run of rows of one length, ready to be decomposed; `extra` visits see the same forward.
 
     Cost: one forward; memory: streams and neurons of every layer. Raises as `record_run` does.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from conceptlab.model.attention import AttentionCall, form_pattern, mix_values
 
-AttentionRule = Literal["fixed", "relevant", "removal"]
-RULES: tuple[AttentionRule, ...] = ("fixed", "relevant", "removal")
+Rule = Literal["fixed", "relevant", "removal"]
+RULES: tuple[Rule, ...] = ("fixed", "relevant", "removal")
 
 
 def halves(stacked: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,20 +22,25 @@ def halves(stacked: Tensor) -> tuple[Tensor, Tensor]:
     return relevant, irrelevant
 
 
-def with_bias(relevant: Tensor, irrelevant: Tensor, bias: Tensor) -> Tensor:
-    """Add a bias, dealt out by the sizes of the two parts, entry by entry; where the relevant part is 0 it gets none of it."""
+def with_bias(relevant: Tensor, irrelevant: Tensor, bias: Tensor, rule: Rule) -> Tensor:
+    """Add a bias, dealt out by the sizes of the two parts, entry by entry; where the relevant part is 0 it gets none of it.
+
+    Under `removal` all of it is irrelevant: it stays where the source is taken out.
+    """
+    if rule == "removal":
+        return torch.cat([relevant, irrelevant + bias])
     size = relevant.abs()
     whole = size + irrelevant.abs()
     share = torch.where(size > 0, size / whole.clamp_min(torch.finfo(whole.dtype).tiny), 0.0) * bias
     return torch.cat([relevant + share, irrelevant + (bias - share)])
 
 
-def linear_rule(stacked: Tensor, bias: Tensor | None) -> Tensor | None:
-    """What a linear map gave for both parts, `stacked`, holds its bias twice: share one. None where there is nothing to do."""
+def linear_rule(stacked: Tensor, bias: Tensor | None, rule: Rule) -> Tensor | None:
+    """What a linear map gave for both parts, `stacked`, holds its bias twice: deal out one. None where there is nothing to do."""
     if bias is None:
         return None
     relevant, irrelevant = halves(stacked)
-    return with_bias(relevant - bias, irrelevant - bias, bias)
+    return with_bias(relevant - bias, irrelevant - bias, bias, rule)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +80,16 @@ def norm_form(forward: Callable[[Tensor], Tensor], x: Tensor, tolerance: float) 
     return None
 
 
-def norm_rule(form: NormForm, stacked: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-    """Both parts divided by the scale of their sum (their own means taken away), the bias shared."""
+def norm_rule(form: NormForm, stacked: Tensor, forward: Callable[[Tensor], Tensor], rule: Rule) -> Tensor:
+    """Both parts divided by the scale of their sum (their own means taken away), the bias dealt out."""
     relevant, irrelevant = halves(stacked)
     whole = relevant + irrelevant
     normed = forward(whole)
     part = form.direction(relevant) * form.scale(whole, normed)
-    return with_bias(part, normed - form.bias - part, form.bias)
+    return with_bias(part, normed - form.bias - part, form.bias, rule)
 
 
-def attention_rule(call: AttentionCall, rule: AttentionRule) -> Tensor:
+def attention_rule(call: AttentionCall, rule: Rule) -> Tensor:
     """Mixed values [2k, query_pos, head, d_head] of a split call.
 
     fixed     the pattern of the whole mixes both parts: what moves through values, the pattern as it was
