@@ -1,0 +1,1 @@
+"""Circuits: the few edges of a model that carry a behaviour."""
