@@ -102,7 +102,7 @@ class Tally:
 
 
 def p_of_signed(score: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Two-sided p [...] of a score among random directions `null` [draw, ...]: their projections are normal around 0 (Student's t)."""
+    """Two-sided p [...] of a score among random directions `null` [draw, ...], whose spread is normal (Student's t)."""
     spread = np.sqrt((null**2).mean(0))
     t = np.where(spread > 0, np.abs(score) / np.where(spread > 0, spread, 1.0), np.where(score != 0, np.inf, 0.0))
     return 2 * student.sf(t, len(null))

@@ -81,7 +81,7 @@ def contextual_decomposition(  # noqa: PLR0913 - one experiment, fully stated
     from the size of what arrived) and `edge_q` (over all edges that exist; NaN elsewhere).
     Raises InputError for another kind of metric or unequal partners, SiteError where a block cannot be decomposed.
     """
-    _check(metric, rule, n_random)
+    check_request(metric, rule, n_random)
     held, shape = reference_of(model, clean, reference, against), graph_shape(model)
     before, tally = model.forwards, Tally(shape, len(held.clean), n_random)
     directions = _directions(n_random, len(shape.senders), model.d_model, seed)
@@ -116,7 +116,8 @@ def linear_in_logits(metric: Metric) -> bool:
     return torch.allclose(metric.of(a, rows) - 2 * metric.of(b, rows), metric.of(a - 2 * b, rows))
 
 
-def _check(metric: Metric, rule: Rule, n_random: int) -> None:
+def check_request(metric: Metric, rule: Rule, n_random: int) -> None:
+    """Raise InputError for an unknown rule, a metric that is not linear in named logits, or draws without a spread."""
     if n_random < 0 or n_random in (1, 2):
         raise InputError(f"{n_random} random draws have no spread; give 0 (no control) or at least 3")
     if rule not in RULES:

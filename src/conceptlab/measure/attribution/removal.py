@@ -36,8 +36,7 @@ class Reference:
     @property
     def groups(self) -> list[list[int]]:
         """Row numbers in groups of one length."""
-        lengths = self.clean.lengths
-        return [[row for row, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
+        return rows_by_length(self.clean)
 
     def base(self, rows: Sequence[int]) -> Written:
         """What each sender is set to, for rows of one length. Cost: one forward of the partners, the first time."""
@@ -65,6 +64,11 @@ def reference_of(model: "Model", clean: "Texts", reference: "Texts | None", agai
     if partners is not None and against == "paired" and partners.lengths != texts.lengths:
         raise InputError("paired reference texts need, row by row, as many tokens as the clean ones")
     return Reference(model, texts, partners, against)
+
+
+def rows_by_length(batch: Batch) -> list[list[int]]:
+    """Row numbers in groups of one length."""
+    return [[row for row, n in enumerate(batch.lengths) if n == length] for length in sorted(set(batch.lengths))]
 
 
 def of_rows(metric: Metric, rows: Sequence[int]) -> Metric:
