@@ -62,8 +62,8 @@ _LOOK = Layout.of(D_HEAD, role=10)
 def story_roles(*, n_stories: int = 48, seed: int = 0, null: bool = False) -> PlantedWorld:
     """Build the world. The null twin has eight uniform heads with random values and no neurons.
 
-    `prompts`: `source`, `target`, `distractor`. `truth`: `heads` by name with `role`; `role_layer` (after this block verbs of one role
-    are alike), `aligned_layer` (after this one things of one role are, too). Derived, not measured.
+    `prompts`: `source`, `target`, `distractor`. `truth`: `heads` by name with `role`; `role_layer` (after this block verbs of one
+    role are alike), `aligned_layer` (after this one things of one role are, too). Derived, not measured.
     """
     generator = torch.Generator().manual_seed(seed)
     model = _model(generator, null=null)
