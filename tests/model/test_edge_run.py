@@ -1,4 +1,4 @@
-"""Circuits on the graph: all edges are the clean run, none the corrupted one, and every other set is what a plain recursion gives."""
+"""Circuits on the graph: all edges are the clean run, none the corrupted one, every other set what a plain recursion gives."""
 
 from functools import cache
 
