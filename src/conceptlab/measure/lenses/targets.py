@@ -25,6 +25,12 @@ def target_ids(model: Model, targets: object, n_rows: int) -> Tensor:
 
 
 def token_texts(model: Model, ids: np.ndarray) -> np.ndarray:
-    """The text of each token id; the id itself where there is no tokenizer."""
-    told = {int(i): str(i) if model.tokenizer is None else model.tokenizer.decode([int(i)]) for i in np.unique(ids)}
+    """The text of each token id; its raw form where it decodes to nothing, the id itself where there is no tokenizer."""
+    told = {int(i): _text(model, int(i)) for i in np.unique(ids)}
     return np.array([told[int(i)] for i in ids.ravel()], dtype=str).reshape(ids.shape)
+
+
+def _text(model: Model, i: int) -> str:
+    if model.tokenizer is None or i >= len(model.tokenizer):  # unembeddings are often padded beyond the tokenizer
+        return str(i)
+    return model.tokenizer.decode([i]) or str(model.tokenizer.convert_ids_to_tokens(i))

@@ -69,7 +69,7 @@ def token_lens(  # noqa: PLR0913 - one experiment, fully stated
     Axes layer, span, target: `score` mean logit before a soft cap (`low`, `high` bootstrap over rows), `control` with permuted
     values, `p` two-sided, `q` over all cells, `each` [row, ...] the rows (NaN without a target), `centred` the same less the
     vocabulary's mean. `rank` [row, layer, span, target]; of the sum over layers `total` (centred) and `total_rank` [row, span,
-    target]; with `per_head` `heads` [layer, head, span, target]. Raises SiteError where a layer has attention without a readable pattern.
+    target]; with `per_head` `heads` [layer, head, span, target]. Raises SiteError where attention has no readable pattern.
     """
     batch = model.encode(texts)
     ids = target_ids(model, targets, len(batch))
