@@ -252,7 +252,7 @@ def _run(job: _Job, share: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray,
 
 def _run_group(job: _Job, group: _Group, items: list[tuple[Edit, ...]], share: np.ndarray):
     model, rows, kept = job.model, np.array(group.rows), job.kept(group)
-    writes = compile_writes(items, group.rows, len(job.batch), group.n_pos)
+    writes = compile_writes(items, group.rows, job.batch.lengths)
     work = _work(job, group, share)
     same = unchanged(kept, items, writes, work) if job.skip else np.zeros(len(work), dtype=bool)
     if same.any():
@@ -283,7 +283,7 @@ def _executor(job: _Job, group: _Group, kept: Kept, writes: Writes, items: list[
         for edit in (e for e in item if e.site.name == "pattern"):
             patterns.setdefault(edit.site.layer or 0, {}).setdefault(number, []).append(edit)
     by_layer = {
-        layer: PatternEdits(by_item, group.rows, len(job.batch), group.n_pos) for layer, by_item in patterns.items()
+        layer: PatternEdits(by_item, group.rows, tuple(job.batch.lengths)) for layer, by_item in patterns.items()
     }
     site = None if job.metric.site is None else (job.metric.site.name, job.metric.site.layer or 0)
     executor = EXECUTORS[job.strategy.kind](kept, writes, by_layer, len(items), site)

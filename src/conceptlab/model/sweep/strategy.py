@@ -120,7 +120,7 @@ def _tried(model: "Model", batch: Batch, kind: Kind, causal: bool) -> str | None
         items = [(edit,) for edit in edits]
         kept = keep_clean(model, batch, attention=kind == "packed")
         work = work_of(items, [0, 1], n_pos, model.n_layers, causal=causal and kind == "packed")
-        run = EXECUTORS[kind](kept, compile_writes(items, [0, 1], 2, n_pos), {}, len(items))
+        run = EXECUTORS[kind](kept, compile_writes(items, [0, 1], batch.lengths), {}, len(items))
         with torch.no_grad():
             ours = run.run(work).unflatten(0, (len(items), 2))
         return _compared(ours, _ends(model, batch, edits), kept.run.streams[-1][:, -1])

@@ -56,9 +56,9 @@ def arithmetic(edit: Edit, old: Tensor, value: Tensor | None) -> Tensor:
 
 
 def compile_writes(
-    items: list[tuple[Edit, ...]], rows: Sequence[int], n_rows: int, n_pos: int
+    items: list[tuple[Edit, ...]], rows: Sequence[int], lengths: Sequence[int]
 ) -> dict[tuple[str, int | None], list[Write]]:
-    """Writes by (site name, layer) in the order of the edits. `rows` are the batch's rows that have `n_pos` tokens, of `n_rows`."""
+    """Writes by (site name, layer) in the order of the edits, for rows `rows` of a batch of rows of `lengths` tokens."""
     groups: dict[tuple[Any, ...], list[tuple[int, Edit]]] = {}
     for number, item in enumerate(items):
         for order, edit in enumerate(item):
@@ -74,14 +74,14 @@ def compile_writes(
     found: dict[tuple[str, int | None], list[Write]] = {}
     for (name, layer, *_), members in sorted(groups.items(), key=lambda g: g[0][2]):
         if name != "pattern":
-            found.setdefault((name, layer), []).append(_write(members, rows, n_rows, n_pos))
+            found.setdefault((name, layer), []).append(_write(members, rows, lengths))
     return found
 
 
-def _write(members: list[tuple[int, Edit]], rows: Sequence[int], n_rows: int, n_pos: int) -> Write:
+def _write(members: list[tuple[int, Edit]], rows: Sequence[int], lengths: Sequence[int]) -> Write:
     item, row, pos, part, values = [], [], [], [], []
     for number, edit in members:
-        at = [(r, p) for r, source in enumerate(rows) for p in positions_of(edit, source, n_pos)]
+        at = [(r, p) for r, source in enumerate(rows) for p in positions_of(edit, source, lengths[source])]
         units = edit.site.units
         table = np.array(at, dtype=np.int64).reshape(-1, 2).repeat(max(1, len(units)), 0)
         item.append(np.full(len(table), number))
@@ -89,14 +89,20 @@ def _write(members: list[tuple[int, Edit]], rows: Sequence[int], n_rows: int, n_
         pos.append(table[:, 1])
         part.append(np.tile(np.array(units or (0,)), len(at)))
         if edit.op in (*SET, "add"):
-            values.append(_values(edit, rows, n_rows, len(at)))
+            values.append(_values(edit, rows, lengths, len(at)))
     first = members[0][1]
     value = torch.cat(values) if values else None
     cut = np.concatenate(part) if first.site.units else None
     return Write(first, np.concatenate(item), np.concatenate(row), np.concatenate(pos), cut, value)
 
 
-def _values(edit: Edit, rows: Sequence[int], n_rows: int, n_cells: int) -> Tensor:
+def cells_of(edit: Edit, lengths: Sequence[int]) -> np.ndarray:
+    """Where each row's edited positions begin among those of the whole batch [row + 1]; the last entry counts them all."""
+    counts = [len(positions_of(edit, row, n_pos)) for row, n_pos in enumerate(lengths)]
+    return np.cumsum([0, *counts])
+
+
+def _values(edit: Edit, rows: Sequence[int], lengths: Sequence[int], n_cells: int) -> Tensor:
     """The value of every cell, [row-position-unit, …], by Edit's rules: an entry a row, an entry a cell, or one for all."""
     value, n_units = edit.value.reshape(edit.value.shape or (1,)), len(edit.site.units)  # type: ignore[union-attr]
     neurons = edit.site.kind in ("neuron", "expert") and n_units > 0
@@ -106,14 +112,11 @@ def _values(edit: Edit, rows: Sequence[int], n_rows: int, n_cells: int) -> Tenso
     if value.dim() < rank or value.shape[0] == 1:
         one = value if value.dim() == rank else value[None]
         value = one.expand(n_cells, *one.shape[1:])
-    elif value.shape[0] == n_rows:
+    elif value.shape[0] == len(lengths):
         each = n_cells // max(1, len(rows))
         value = value[list(rows)].repeat_interleave(each, 0)
-    elif value.shape[0] != n_cells:
-        raise SiteError(
-            f"{edit}: the value has {value.shape[0]} entries; give one for each of the {n_rows} rows, "
-            f"one for each of the {n_cells} edited positions, or a single one"
-        )
+    else:
+        value = value[_own_cells(edit, value.shape[0], rows, lengths)]
     if not n_units:
         return value[:, None] if rank == 3 and value.dim() == 2 else value  # one vector, the same for every head
     if neurons:
@@ -121,3 +124,16 @@ def _values(edit: Edit, rows: Sequence[int], n_rows: int, n_cells: int) -> Tenso
     if value.dim() == 2:  # one vector a cell, the same for every head
         value = value[:, None]
     return value.expand(n_cells, n_units, value.shape[-1]).flatten(0, 1)
+
+
+def _own_cells(edit: Edit, n_values: int, rows: Sequence[int], lengths: Sequence[int]) -> Tensor | slice:
+    """Which of the values, one for each edited position of the whole batch, belong to `rows`."""
+    begin = cells_of(edit, lengths)
+    if n_values != begin[-1]:
+        raise SiteError(
+            f"{edit}: the value has {n_values} entries; give one for each of the {len(lengths)} rows, "
+            f"one for each of the {begin[-1]} edited positions, or a single one"
+        )
+    if len(rows) == len(lengths):
+        return slice(None)
+    return torch.from_numpy(np.concatenate([np.arange(begin[row], begin[row + 1]) for row in rows]))

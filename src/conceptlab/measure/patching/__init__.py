@@ -1,0 +1,1 @@
+"""What happens to the answer when one place holds what it holds on another text."""
