@@ -1,5 +1,6 @@
 # make demo   install into .venv and map the embedded concepts in the embedded model (offline after installation)
 # make test   install, then run every check
+# make rows   run the full form of every published system that works here, and write its numbers into docs/papers.md
 # The rest runs the long forms: conformance, calibration, bench, gallery, docs. `make clean` removes what make made.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ DEV    := $(VENV)/.installed-dev
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test lint types conformance calibration bench gallery docs clean
+.PHONY: demo test lint types conformance calibration bench gallery rows docs clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -41,6 +42,10 @@ bench: $(DEV)
 gallery: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery
 
+rows: $(DEV)
+	$(OFFLINE) $(BIN)/python -m benchmarks.rows
+	$(OFFLINE) $(BIN)/python docs/build.py
+
 docs: $(DEV)
 	$(OFFLINE) $(BIN)/python docs/build.py
 
@@ -64,5 +69,5 @@ $(DEV): $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache conceptlab-atlas
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache conceptlab-atlas conceptlab-reproductions
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

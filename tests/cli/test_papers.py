@@ -81,8 +81,8 @@ def test_a_run_prints_numbers_beside_controls_and_keeps_them(
     out, err = capsys.readouterr()
     assert f"{ID}, quick form on a made-up world: a few seconds" in err
     for said in ("claim: Something was claimed.", "0.9", "0.85 to 0.95", "0.1", "at least 0.8", "holds", "no verdict",
-                 "control: the same share", "note: quick=True", "verdict: holds in all 1 findings", "time: ",
-                 f"saved: conceptlab-reproductions/{ID}/reproduction.json, 1 results and 1 charts"):  # fmt: skip
+                 "control: the same share", "note: quick=True", "verdict: holds (1 of 1 findings)", "time: ",
+                 f"saved: conceptlab-reproductions/{ID}/reproduction.json (results: 1, charts: 1)"):  # fmt: skip
         assert said in out
     record = json.loads((here / "conceptlab-reproductions" / ID / "reproduction.json").read_text())
     assert record["provenance"]["seed"] == 4

@@ -101,5 +101,7 @@ def _loaded(name: str) -> "Model":
     if name == EMBEDDED:
         from conceptlab.worlds.default import default_model_path
 
-        return load_model(str(default_model_path()))
+        model = load_model(str(default_model_path()))
+        model.name = EMBEDDED
+        return model
     return load_model(name)

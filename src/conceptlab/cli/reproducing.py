@@ -110,8 +110,8 @@ def _print(recipe: "Recipe", done: "Reproduction", record: dict[str, Any], folde
         print(f"note: {one_line(note)}")
     print(f"verdict: {verdict(done)}")
     print(f"time: {duration(done.seconds)}, {'quick' if quick else 'full'} form")
-    charts = f" and {len(record['charts'])} charts" if record["charts"] else ""
-    print(f"saved: {one_line(folder / 'reproduction.json')}, {len(record['results'])} results{charts}")
+    counts = f"results: {len(record['results'])}, charts: {len(record['charts'])}"
+    print(f"saved: {one_line(folder / 'reproduction.json')} ({counts})")
 
 
 def verdict(done: "Reproduction") -> str:
@@ -121,7 +121,7 @@ def verdict(done: "Reproduction") -> str:
     if failed:
         return f"does NOT hold in {len(failed)} of {len(judged)} findings: {', '.join(failed)}"
     return (
-        f"holds in all {len(judged)} findings with a bar" if judged else "none asked for; the intervals are the result"
+        f"holds ({len(judged)} of {len(judged)} findings)" if judged else "none asked for; the intervals are the result"
     )
 
 
