@@ -1,7 +1,7 @@
 """Activation patching: put what one place holds on another text into this one, and see how much of the answer follows.
 
-Noising changes clean rows with corrupted values (is the place necessary?), denoising corrupted rows with clean ones (is it enough?);
-the effect is (M_clean - M_edit) / (M_clean - M_corrupted), or the same from the other end: 0 nothing, 1 everything. Means over pairs.
+Noising changes clean rows with corrupted values (is the place necessary?), denoising corrupted rows with clean ones (does it
+suffice?); the effect is (M_clean - M_edit) / (M_clean - M_corrupted), or the same from the other end: 0 nothing, 1 everything.
 Sources: Vig et al. 2020; Meng et al. 2022 (causal tracing); Zhang and Nanda 2024 (which form to use). What redundant paths do is
 hidden from one direction: an OR from noising, an AND from denoising.
 Control: the same cell moved by as much in a random direction; p asks whether the real change does more (the two change places in
@@ -66,7 +66,7 @@ def activation_patching(  # noqa: PLR0913 - one experiment, fully stated
     progress: Progress = SILENT,
     out: Path | str | None = None,
 ) -> Scores:
-    """Effects of patching `site`, cell by cell of the axes that `by` names ("layer", "position", "head", "head_position", "neuron").
+    """Effects of patching `site`, cell by cell: `by` is "layer", "position", "head", "head_position" or "neuron".
 
     `positions` are patched together, or one by one where `by` has a position axis; `units` limits heads or neurons. Returns `score`
     (mean normalised effect) with `low`, `high` (95 %, pairs drawn again), `control`, `p`, `q`, and `clean`, `corrupted` [row].

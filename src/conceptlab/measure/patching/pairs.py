@@ -19,7 +19,7 @@ Direction = Literal["noising", "denoising"]
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Rows that are changed (`base`) and rows that values come from (`donor`): noising changes clean rows, denoising corrupted ones."""
+    """Rows that are changed (`base`) and rows that give values (`donor`): noising changes clean rows, denoising corrupted ones."""
 
     model: Model
     base: Batch
@@ -32,7 +32,7 @@ class Pairs:
         lengths = sorted(set(self.base.lengths))
         if len(lengths) > 1:
             raise InputError(
-                f"rows have {lengths[0]} to {lengths[-1]} tokens, so a position does not mean the same in all of them; patch rows of one "
+                f"rows have {lengths[0]} to {lengths[-1]} tokens, so a position means something else in each; patch rows of one "
                 "length, or patch all positions, the last one, or positions counted from the end"
             )
         return lengths[0]
@@ -56,7 +56,7 @@ class Pairs:
             )
         if abs(found.gap) < TOO_CLOSE:
             raise InputError(
-                f"clean and corrupted texts score the same ({metric.name} differs by {found.gap:.1e} on average), so no effect can be "
+                f"clean and corrupted texts score the same ({metric.name} differs by {found.gap:.1e} on average), so effects cannot be "
                 "normalised; corrupt what the answer depends on, or choose another metric"
             )
         return found
