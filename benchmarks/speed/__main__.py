@@ -15,10 +15,12 @@ from pathlib import Path  # noqa: E402
 from .atlas_cost import atlas_rows  # noqa: E402
 from .engine import fixed_cost_rows, forward_rows, steering_row  # noqa: E402
 from .models import SIZES, make_subject  # noqa: E402
-from .peers import peer_rows  # noqa: E402
+from .peers import patching_peer_rows, peer_rows  # noqa: E402
 from .probes import probe_rows  # noqa: E402
 from .starting import loading_rows, starting_rows  # noqa: E402
-from .table import Row, markdown, plain  # noqa: E402
+from .sweep_growth import growth_rows  # noqa: E402
+from .sweeps import skipping_rows, sweep_rows  # noqa: E402
+from .table import Row, markdown, merged, plain  # noqa: E402
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 CALM = 1.5  # load average up to which timings of a 2-core machine are its own
@@ -46,6 +48,7 @@ def quick_rows() -> list[Row]:
     rows.append(steering_row(subject, new_tokens=4, n=2, limit=1.0))
     rows += fixed_cost_rows(n=5)
     rows += atlas_rows(n_texts=60, n_tokens=8, tiny=True)
+    rows += sweep_rows("llama", tiny=True, n_pos=8, limit=1.0)
     return rows + starting_rows(runs=1)
 
 
@@ -55,23 +58,31 @@ def engine_rows(kind: str) -> list[Row]:
     return [*forward_rows(subject, n=7, limit=20.0), steering_row(subject, new_tokens=64, n=5, limit=20.0)]
 
 
-def all_rows(say: Callable[[str], None], *, peers: bool) -> list[Row]:
-    """Everything, part by part."""
-    parts: list[tuple[str, Callable[[], Iterable[Row]]]] = [(kind, lambda k=kind: engine_rows(k)) for kind in SIZES]
-    parts += [
-        ("fixed cost", lambda: fixed_cost_rows(n=100)),
-        ("starting", starting_rows),
-        *((f"loading {kind}", lambda k=kind: loading_rows(k)) for kind in SIZES),
-        ("probes", probe_rows),
-        ("atlas", lambda: atlas_rows(n_texts=4000)),
-    ]
+def parts(*, peers: bool) -> dict[str, Callable[[], Iterable[Row]]]:
+    """Every part by name, in the order in which they run."""
+    found: dict[str, Callable[[], Iterable[Row]]] = {kind: lambda k=kind: engine_rows(k) for kind in SIZES}
+    found |= {
+        "fixed cost": lambda: fixed_cost_rows(n=100),
+        "starting": starting_rows,
+        "loading": lambda: [row for kind in SIZES for row in loading_rows(kind)],
+        "probes": probe_rows,
+        "atlas": lambda: atlas_rows(n_texts=4000),
+        "sweeps": lambda: [row for kind in SIZES for row in (*sweep_rows(kind), *skipping_rows(kind))],
+        "long": lambda: [row for kind in SIZES for row in sweep_rows(kind, n_pos=256, limit=120.0)[:1]],
+        "growth": growth_rows,
+    }
+    return found | ({"peers": lambda: peer_rows({}), "patching peers": patching_peer_rows} if peers else {})
+
+
+def all_rows(say: Callable[[str], None], *, only: list[str], peers: bool) -> list[Row]:
+    """Everything, or the parts of these names, part by part."""
     rows: list[Row] = []
-    for name, part in parts:
+    for name, part in parts(peers=peers).items():
+        if only and name not in only:
+            continue
         start = time.perf_counter()
-        rows += part()
+        rows += peer_rows(our_cells(rows)) if name == "peers" else part()
         say(f"{name}: {time.perf_counter() - start:.0f} s")
-    if peers:
-        rows += peer_rows(our_cells(rows))
     return rows
 
 
@@ -99,15 +110,24 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="benchmarks.speed", description=__doc__)
     options.add_argument("--quick", action="store_true", help="tiny models, seconds; nothing is written")
     options.add_argument("--no-peers", action="store_true", help="leave the other tools out")
+    options.add_argument(
+        "--only", nargs="*", default=[], help="measure these parts and leave the others' sections as they are"
+    )
     options.add_argument("--out", type=Path, default=DOCS, help="where the table is written")
     chosen = options.parse_args()
     start, load = time.perf_counter(), os.getloadavg()[0]
     if chosen.quick:
         print(plain(quick_rows()))
         return
-    rows = all_rows(lambda text: print(text, file=sys.stderr, flush=True), peers=not chosen.no_peers)
+    unknown = set(chosen.only) - set(parts(peers=True))
+    if unknown:
+        options.error(f"no part is called {', '.join(unknown)}; the parts are {', '.join(parts(peers=True))}")
+    rows = all_rows(lambda text: print(text, file=sys.stderr, flush=True), only=chosen.only, peers=not chosen.no_peers)
     print(plain(rows))
-    chosen.out.write_text(head(start, load) + markdown(rows), encoding="utf-8")
+    when = f"{datetime.date.today().isoformat()}, load {load:.1f} at the start"
+    old = chosen.out.read_text(encoding="utf-8") if chosen.only and chosen.out.exists() else ""
+    text = merged(old, rows, when) if old else head(start, load) + markdown(rows)
+    chosen.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

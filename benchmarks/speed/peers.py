@@ -40,6 +40,25 @@ def peer_rows(ours: dict[str, str]) -> list[Row]:
     return rows
 
 
+PATCHING = {
+    "patch_stream": "patch the stream at 12 x 32 (layer, position), 384 patches",
+    "patch_heads": "patch 144 heads at all positions",
+}
+PATCHING_GROUP = "Peers: exact patching (gpt2, one 32-token prompt, its bare forward = 1)"
+
+
+def patching_peer_rows() -> list[Row]:
+    """Every patch of the same sweeps as whole forwards: a share of them is timed and scaled, since each costs the same."""
+    problem = install()
+    columns = {peer: {} if problem else run(f"patching:{peer}") for peer in PEERS[:2]}
+    heads = {peer: f"{peer} {version(peer)}".strip() for peer in PEERS}
+    rows = []
+    for work, what in PATCHING.items():
+        cells = {heads[p]: cell(columns[p].get(work, columns[p].get("error", "not installed"))) for p in PEERS[:2]}
+        rows.append(Row(PATCHING_GROUP, what, "", peers=cells, note=problem))
+    return rows
+
+
 def cell(found: object) -> str:
     """`1.07 [1.05, 1.10]`, or the reason why there is none."""
     return found if isinstance(found, str) else "{:.3g} [{:.3g}, {:.3g}]".format(*found)  # type: ignore[misc]

@@ -51,6 +51,16 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(old: str, rows: list[Row], when: str) -> str:
+    """An earlier page with the sections of these rows put in place of its own, or at its end; each says when it was measured."""
+    head, *sections = old.split("\n## ")
+    kept = {section.split("\n", 1)[0]: section for section in sections}
+    for group in dict.fromkeys(r.group for r in rows):
+        table = markdown([r for r in rows if r.group == group]).split("\n\n", 1)[1]
+        kept[group] = f"{group}\n\nMeasured {when}.\n\n{table}"
+    return "\n## ".join([head.rstrip("\n") + "\n", *(text.rstrip("\n") + "\n" for text in kept.values())])
+
+
 def plain(rows: list[Row]) -> str:
     """The same for a terminal."""
     wide = max((len(r.what) for r in rows), default=0)
