@@ -4,7 +4,7 @@ Host: GPT2LMHeadModel, 3 layers × 4 heads, d_model 112 (d_head 28), 24 learned 
 neutral norms (see `weights_by_hand`). Stream blocks: tok, attr and out (24 answers each), bos and balance. A prompt is a
 subject in a template, `:`, then the answers so far, each followed by `,`: `<bos> cities in Peru : Lima , Cusco ,`. Weights:
 
-    L0.mlp  recall      neuron s reads subject s and writes its three answers × (1.05, 1, 0.95) into attr, at the subject
+    L0.mlp  recall      neuron s reads subject s and writes its three answers × (1.1, 1, 0.9) into attr, at the subject
     L1.H0   subject     a sign (`:` or `,`) looks for a subject; copies attr into out
     L1.H1   said        a sign looks for answers, `<bos>` a sink at β/2; copies the answer into out × -4
     L1.H2   decoy       the attention of L1.H1 without a value: the pattern without the effect
@@ -54,7 +54,7 @@ SUBJECTS = tuple(ANSWERS)
 OBJECTS = tuple(answer for answers in ANSWERS.values() for answer in answers)
 # answers come first, since the unembedding reads the first words from out
 WORDS = (*OBJECTS, *SUBJECTS, ":", ",", "cities", "in", "towns", "of", "has", "places")
-PREFERENCE = (1.05, 1.0, 0.95)
+PREFERENCE = (1.1, 1.0, 0.9)
 N_POSITIONS, N_HEADS, D_HEAD, N_LAYERS, D_MLP = 24, 4, 28, 3, 48
 BETA, SUPPRESSION, AMPLIFIED, GAIN = 14.0, 4.0, 0.5, 5.0
 HOST = "GPT2LMHeadModel, 3 layers, 4 heads, d_model 112, neutral LayerNorm, ReLU MLPs of 48"

@@ -53,7 +53,7 @@ def mlp_response(  # noqa: PLR0913 - one experiment, fully stated
     variant: Literal["zero", "mask"] = "zero",
     layers: Sequence[int] | None = None,
     groups: Sequence[int | str] | None = None,
-    n_random: int = 5,
+    n_random: int = 20,
     max_rows: int = 32,
     seed: int = 0,
 ) -> Scores:

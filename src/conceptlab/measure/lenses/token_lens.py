@@ -210,11 +210,12 @@ def _table(  # noqa: PLR0913 - one table
     each = np.where(there, found["each"], np.nan)
     null = np.nanmean(np.where(there[:, :, None], found["null"], np.nan), 0).swapaxes(0, 1)
     score = np.nanmean(each, 0)
-    p = studentised_p(score, null)
+    p = studentised_p(score, null) if len(null) else np.ones(score.shape)
+    control = null.mean(0) if len(null) else np.full(score.shape, np.nan)
     low, high = _intervals(each, together, seed)
     by, rows = ("layer", "span", "target"), ("row", "layer", "span", "target")
     data = {
-        "score": (by, score), "low": (by, low), "high": (by, high), "control": (by, null.mean(0)),
+        "score": (by, score), "low": (by, low), "high": (by, high), "control": (by, control),
         "p": (by, p), "q": (by, q_values(p.ravel()).reshape(p.shape)),
         "each": (rows, each), "rank": (rows, np.where(there, found["rank"], np.nan)),
         "centred": (by, np.nanmean(each - found["mean"][..., None], 0)),

@@ -90,9 +90,9 @@ class TunedLensFitter:
         if optimiser not in ("adam", "sgd") or n_steps < 1:
             raise InputError(f"optimiser {optimiser!r} with {n_steps} steps; choose adam or sgd and at least one step")
         self.decode, self.n_steps, self.step = decode, n_steps, 0
-        self.weight = torch.zeros(n_places, d_model, d_model, device=device, requires_grad=True)
-        self.offset = torch.zeros(n_places, d_model, device=device, requires_grad=True)
-        self.optimiser = _optimiser(optimiser, [self.weight, self.offset], lr, weight_decay)
+        self.weights = [torch.zeros(d_model, d_model, device=device, requires_grad=True) for _ in range(n_places)]
+        self.offsets = [torch.zeros(d_model, device=device, requires_grad=True) for _ in range(n_places)]
+        self.optimiser = _optimiser(optimiser, [*self.weights, *self.offsets], lr, weight_decay)
         warm = min(n_steps // 5, 1000) if optimiser == "adam" else 0
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda i: min((i + 1) / (warm + 1), (n_steps - i) / (n_steps - warm), 1.0)
@@ -100,24 +100,29 @@ class TunedLensFitter:
 
     def update(self, streams: Tensor, final: Tensor) -> Tensor:
         """One step on `streams` [token, place, d_model] of which the last stream is `final` [token, d_model]; mean KL [place]."""
-        if streams.shape[1:] != self.offset.shape or len(final) != len(streams):
+        if streams.shape[1:] != (len(self.offsets), *self.offsets[0].shape) or len(final) != len(streams):
             raise InputError(
-                f"streams {list(streams.shape)} and ends {list(final.shape)} do not fit {list(self.offset.shape)} translators"
+                f"streams {list(streams.shape)} and ends {list(final.shape)} do not fit {len(self.offsets)} translators "
+                f"of width {len(self.offsets[0])}; give [token, place, d_model] and [token, d_model]"
             )
         if self.step >= self.n_steps:
             raise InputError(f"the fit was set up for {self.n_steps} steps and has had them; give n_steps more")
         with torch.no_grad():
             size = self.decode(final[:1]).shape[-1]
-        self.optimiser.zero_grad(set_to_none=False)
+        self.optimiser.zero_grad()
         lost = torch.zeros(streams.shape[1])
         for tokens in token_chunks(len(streams), size):
             with torch.no_grad():
                 target = self.decode(final[tokens]).float().log_softmax(-1)
             for at in range(streams.shape[1]):  # one place's graph at a time
                 loss = self._divergence(at, streams[tokens, at], target) / len(streams)
-                loss.backward()
+                own = (self.weights[at], self.offsets[at])
+                # of the translators alone: the model's own parameters keep their gradients, None or not
+                for parameter, gradient in zip(own, torch.autograd.grad(loss, own), strict=True):
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
                 lost[at] += float(loss.detach())
-        _clip(self.weight, self.offset)
+        for own in zip(self.weights, self.offsets, strict=True):
+            torch.nn.utils.clip_grad_norm_(own, 1.0)
         self.optimiser.step()
         self.schedule.step()
         self.step += 1
@@ -125,14 +130,18 @@ class TunedLensFitter:
 
     def _divergence(self, at: int, stream: Tensor, target: Tensor) -> Tensor:
         x = stream.detach().float()
-        moved = x + x @ self.weight[at].T + self.offset[at]
+        moved = x + x @ self.weights[at].T + self.offsets[at]
         found = self.decode(moved.to(stream.dtype)).float().log_softmax(-1)
         return (target.exp() * (target - found)).nan_to_num(0.0).sum()
 
     def result(self, labels: tuple[str, ...], unembedding: str, provenance: Provenance) -> TunedLens:
         """The translators as they are now."""
         return TunedLens(
-            self.weight.detach().cpu().clone(), self.offset.detach().cpu().clone(), labels, unembedding, provenance
+            torch.stack(self.weights).detach().cpu(),
+            torch.stack(self.offsets).detach().cpu(),
+            labels,
+            unembedding,
+            provenance,
         )
 
 
@@ -141,14 +150,3 @@ def _optimiser(kind: str, parameters: list[Tensor], lr: float | None, weight_dec
         rate = 0.1 if lr is None else lr  # 1.0 x (1 - momentum)
         return torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
     return torch.optim.Adam(parameters, lr=1e-3 if lr is None else lr)
-
-
-@torch.no_grad()
-def _clip(weight: Tensor, offset: Tensor) -> None:
-    """Gradients of each place to a norm of at most 1."""
-    if weight.grad is None or offset.grad is None:
-        return
-    norm = (weight.grad.flatten(1).square().sum(1) + offset.grad.square().sum(1)).sqrt()
-    factor = (1.0 / norm.clamp_min(1e-12)).clamp_max(1.0)
-    weight.grad *= factor[:, None, None]
-    offset.grad *= factor[:, None]
