@@ -8,7 +8,7 @@ import xarray as xr
 
 from atlas import synthetic
 from conceptlab.plot import chart_of, cosine_map, depth_curve, depth_map, effect_chart, head_map, neuron_ranking
-from conceptlab.results import Scores, Units
+from conceptlab.results import Provenance, Scores, Units
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +132,28 @@ def test_the_chart_is_chosen_by_what_the_result_is(whole):
     assert chart_of(whole.geometry) is not None
     other = xr.Dataset({"score": ("token", [1.0]), "control": ("token", [0.0])})
     assert chart_of(Scores(other, c.depth.provenance)) is None
+
+
+def effects(dims: tuple[str, str]) -> Scores:
+    score = np.array([[1.0, 0.001, np.nan], [-0.4, 0.0, 0.02]])
+    columns = {
+        "score": score,
+        "low": score - 0.1,
+        "high": score + 0.1,
+        "control": score * 0,
+        "p": score * 0,
+        "q": score * 0,
+    }
+    data = xr.Dataset({n: (dims, v) for n, v in columns.items()}, coords={dims[0]: [0, 1], dims[1]: [0, 1, 2]})
+    data["clean"] = ("row", np.ones(4))
+    data.attrs.update(site="z", direction="noising")
+    return Scores(data, Provenance("activation patching", 4, 0))
+
+
+@pytest.mark.parametrize("dims", [("layer", "head"), ("layer", "position"), ("layer", "span"), ("receiver", "sender")])
+def test_an_effect_map_outlines_what_is_found_and_more_than_a_trace(dims):
+    chart = chart_of(effects(dims))
+    assert chart is not None
+    chart.altair()
+    assert [r["found"] for r in chart.rows] == [True, False, False, True, False, True]
+    assert "3 of 6 cells are outlined" in chart.says

@@ -9,12 +9,17 @@ from conceptlab.plot.effects import effect_chart
 from conceptlab.plot.geometry import cosine_map
 from conceptlab.plot.heads import head_map
 from conceptlab.plot.neurons import neuron_ranking
+from conceptlab.plot.patching import patching_map
 from conceptlab.results import Scores, Units
 
 BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
     frozenset({"layer"}): depth_curve,
     frozenset({"intervention", "readout"}): effect_chart,
     frozenset({"concept", "concept_other"}): cosine_map,
+    frozenset({"layer", "position"}): patching_map,
+    frozenset({"layer", "head"}): patching_map,
+    frozenset({"layer", "span"}): patching_map,
+    frozenset({"receiver", "sender"}): patching_map,
 }
 
 
@@ -22,5 +27,5 @@ def chart_of(result: Scores | Units) -> Chart | None:
     """The chart of a result, or None for a result that has no chart of its own."""
     if isinstance(result, Units):
         return head_map(result) if result.kind == "head" else neuron_ranking(result)
-    draw = BY_AXES.get(frozenset(str(d) for d in result.data.sizes))
+    draw = BY_AXES.get(frozenset(str(d) for d in result.data["score"].dims))
     return draw(result) if draw is not None else None
