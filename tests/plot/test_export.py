@@ -64,5 +64,5 @@ def test_results_are_registered_by_name(monkeypatch):
 def test_a_result_shows_its_chart_or_its_table():
     c = synthetic.concept_map("tense", 1)
     assert bundle(c.heads)["text/plain"] == chart_of(c.heads)._repr_mimebundle_()["text/plain"]
-    odd = c.depth.data.expand_dims(position=2)
+    odd = c.depth.data.expand_dims(fold=2)
     assert "text/html" in bundle(type(c.depth)(odd, c.depth.provenance))

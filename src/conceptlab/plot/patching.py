@@ -20,7 +20,7 @@ LEAST = 0.01  # of the whole change: what is outlined must also be more than a t
 
 
 def patching_map(effects: Scores, *, name: str = "", q_max: float = 0.05) -> Chart:
-    """One cell a place, coloured by effect around 0; outlined where q <= `q_max`. Axes (layer or receiver) x (position, head, …)."""
+    """One cell a place, coloured by effect around 0; outlined where q <= `q_max`. Layers or receivers x positions, heads, …"""
     dims = [str(d) for d in effects.data["score"].dims]
     down = next(d for d in dims if d in ("layer", "receiver"))
     across = next(d for d in dims if d in ACROSS)
