@@ -21,10 +21,15 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys) -> None:
         world, "default_concepts", lambda: ConceptSet("two", whole.concepts[:2])
     )  # the same lines, sooner
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    assert code is not None
-    exec(compile(code[1], "README.md", "exec"), {"__name__": "readme"})
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 2
+    space: dict[str, object] = {"__name__": "readme"}
+    exec(compile(blocks[0], "README.md", "exec"), space)
     assert capsys.readouterr().out.strip().splitlines()[-1] == "True"
+    exec(compile(blocks[1], "README.md", "exec"), space)
+    said = capsys.readouterr().out
+    assert "1.43 -0.43" in said
+    assert "sweep: 3 edits x 64 rows" in said
 
 
 def test_generated_pages_are_fresh() -> None:

@@ -11,47 +11,76 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conceptlab.atlas import Atlas, ConceptMap, map_concepts
+    from conceptlab.catalog import reproduce
     from conceptlab.data import Concept, ConceptSet, read_concepts
+    from conceptlab.measure.patching.activation_patching import activation_patching
+    from conceptlab.measure.patching.attention_knockout import attention_knockout
+    from conceptlab.measure.patching.path_patching import path_patching
     from conceptlab.model import Model, load_model
-    from conceptlab.results import Edit, Provenance, Scores, Site, Subspace, Units
+    from conceptlab.model.metric import Metric, logit_diff
+    from conceptlab.model.sweep import plan_sweep, sweep
+    from conceptlab.results import Circuit, Edit, Provenance, Reproduction, Scores, Site, Subspace, Units
+    from conceptlab.worlds.all_planted import planted
     from conceptlab.worlds.default import default_concepts, default_model_path
 
 _HOMES = {
     "Atlas": "conceptlab.atlas",
+    "Circuit": "conceptlab.results",
     "Concept": "conceptlab.data",
     "ConceptMap": "conceptlab.atlas",
     "ConceptSet": "conceptlab.data",
     "Edit": "conceptlab.results",
+    "Metric": "conceptlab.model.metric",
     "Model": "conceptlab.model",
     "Provenance": "conceptlab.results",
+    "Reproduction": "conceptlab.results",
     "Scores": "conceptlab.results",
     "Site": "conceptlab.results",
     "Subspace": "conceptlab.results",
     "Units": "conceptlab.results",
+    "activation_patching": "conceptlab.measure.patching.activation_patching",
+    "attention_knockout": "conceptlab.measure.patching.attention_knockout",
     "default_concepts": "conceptlab.worlds.default",
     "default_model_path": "conceptlab.worlds.default",
     "load_model": "conceptlab.model",
+    "logit_diff": "conceptlab.model.metric",
     "map_concepts": "conceptlab.atlas",
+    "path_patching": "conceptlab.measure.patching.path_patching",
+    "plan_sweep": "conceptlab.model.sweep",
+    "planted": "conceptlab.worlds.all_planted",
     "read_concepts": "conceptlab.data",
+    "reproduce": "conceptlab.catalog",
+    "sweep": "conceptlab.model.sweep",
 }
 
 __all__ = [
     "Atlas",
+    "Circuit",
     "Concept",
     "ConceptMap",
     "ConceptSet",
     "Edit",
+    "Metric",
     "Model",
     "Provenance",
+    "Reproduction",
     "Scores",
     "Site",
     "Subspace",
     "Units",
+    "activation_patching",
+    "attention_knockout",
     "default_concepts",
     "default_model_path",
     "load_model",
+    "logit_diff",
     "map_concepts",
+    "path_patching",
+    "plan_sweep",
+    "planted",
     "read_concepts",
+    "reproduce",
+    "sweep",
 ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from conceptlab.errors import InputError
 from conceptlab.worlds.boolean import boolean
 from conceptlab.worlds.concept_at_layer import concept_at_layer
 from conceptlab.worlds.induction import induction
@@ -21,3 +22,10 @@ PLANTED: Mapping[str, Callable[..., PlantedWorld]] = {
     "concept_at_layer_3_by_neurons": partial(concept_at_layer, writer="neurons"),
     "concept_at_layer_3_by_head": partial(concept_at_layer, writer="head"),
 }
+
+
+def planted(name: str, *, seed: int = 0, null: bool = False) -> PlantedWorld:
+    """Build a planted world by name. Raises InputError, naming them all, where there is none of that name."""
+    if name not in PLANTED:
+        raise InputError(f"no planted world is called {name!r}; the worlds are {', '.join(PLANTED)}")
+    return PLANTED[name](seed=seed, null=null)
