@@ -1,16 +1,18 @@
 """Running a row: what is checked beforehand, what the recipe is given, and what is written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import xarray as xr
 
 from catalog.tiny_recipe import ID, put, recipe_folder
 from conceptlab.catalog import full_record, recipes, reproduce, save_reproduction
 from conceptlab.catalog.saving import file_name, plain
 from conceptlab.errors import InputError, ResultError, RunError
-from conceptlab.results import Units
+from conceptlab.results import Scores, Units
 
 __all__ = ["recipe_folder"]
 
@@ -61,6 +63,19 @@ def test_the_folder_holds_numbers_results_and_charts(recipe_folder: Path, tmp_pa
     assert (out / "charts" / "the-heads.png").read_bytes().startswith(b"\x89PNG")
     assert Units.load(out / "results" / "the-heads").table.equals(done.results["the heads"].table)
     assert save_reproduction(done, recipes()[ID], out) == record  # again, over the same folder
+
+
+def test_a_result_that_cannot_be_drawn_is_saved_all_the_same(recipe_folder: Path, tmp_path: Path) -> None:
+    put(recipe_folder)
+    done = reproduce(ID)
+    heads = done.results["the heads"]
+    bare = Scores(  # the axes of a chart of effects, without its columns
+        xr.Dataset({name: (("intervention", "readout"), [[1.0]]) for name in ("score", "control")}),
+        heads.scores.provenance,
+    )
+    done = replace(done, results={"bare": bare, "words": "no result"})
+    record = save_reproduction(done, recipes()[ID], tmp_path / "out")
+    assert (record["results"], record["charts"]) == (["results/bare"], [])
 
 
 def test_a_folder_that_cannot_be_written_is_a_run_error(recipe_folder: Path, tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from conceptlab.catalog.recipes import Recipe
 from conceptlab.errors import RunError
 
 if TYPE_CHECKING:
-    from conceptlab.plot import Chart
     from conceptlab.results import Reproduction
 
 RECORD = "reproduction.json"
@@ -42,9 +41,7 @@ def save_reproduction(reproduction: "Reproduction", recipe: Recipe, folder: Path
                 (folder / "results" / where).mkdir(parents=True, exist_ok=True)
                 result.save(folder / "results" / where)
                 saved.append(f"results/{where}")
-            if (chart := _chart(result)) is not None:
-                (folder / "charts").mkdir(exist_ok=True)
-                chart.save(folder / "charts" / f"{where}.png")
+            if _drawn(result, folder / "charts" / f"{where}.png"):
                 drawn.append(f"charts/{where}.png")
     except OSError as error:
         raise RunError(
@@ -73,8 +70,20 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _chart(result: Any) -> "Chart | None":
+def _drawn(result: Any, path: Path) -> bool:
+    """Write the chart of a result, where the result is of a kind that has one and holds what its chart shows."""
     from conceptlab.plot import chart_of
-    from conceptlab.results import Scores, Units
+    from conceptlab.plot.export import png
+    from conceptlab.results.saving import write_bytes
 
-    return chart_of(result) if isinstance(result, Scores | Units) else None
+    if not isinstance(result, get_type_hints(chart_of)["result"]):
+        return False
+    try:
+        chart = chart_of(result)
+        if chart is None:
+            return False
+        data = png(chart)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return False  # a table with the axes of a known chart and other columns; the numbers are saved all the same
+    write_bytes(path, data)
+    return True
