@@ -14,7 +14,9 @@ from markupsafe import Markup
 from conceptlab.pages.bundle import begin_bundle
 from conceptlab.pages.content import Report, SummaryRow
 from conceptlab.pages.spark import HEIGHT, WIDTH, spark_area, spark_path
+from conceptlab.plot import Chart
 from conceptlab.plot.theme import config
+from conceptlab.results.saving import write_bytes
 
 HERE = Path(__file__).parent
 # In a data block `<` could end the element and these two separators end a line of JavaScript.
@@ -29,11 +31,23 @@ def render_report(report: Report) -> str:
     themes = {"light": config(), "dark": config(dark=True)}
     values = {"report": report, "style": Markup(style), "script": Markup(script), "themes": themes}
     drawing = bundle.result()
-    policy = (
-        f"default-src 'none'; script-src {_hash(drawing)} {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return page.render(**values, bundle=Markup(drawing), policy=policy)
+    return page.render(**values, bundle=Markup(drawing), policy=_policy(drawing, script, style))
+
+
+def render_chart(chart: Chart) -> str:
+    """A page that holds one chart, live and at its own size, in the reader's colours; it loads nothing either."""
+    bundle, style, script = begin_bundle(), _file("chart.css"), _file("chart.js")
+    values = {"chart": chart, "style": Markup(style), "script": Markup(script)}
+    values["specs"] = {"light": chart.to_dict(), "dark": {"config": config(dark=True)}}
+    drawing = bundle.result()
+    page = _templates().get_template("chart.html.j2")
+    return page.render(**values, bundle=Markup(drawing), policy=_policy(drawing, script, style))
+
+
+def save_chart_page(chart: Chart, path: Path | str) -> Path:
+    """Write `render_chart` to a file that any browser opens offline. Raises RunError when the disk refuses."""
+    write_bytes(Path(path), render_chart(chart).encode())
+    return Path(path)
 
 
 def table_html(rows: Sequence[SummaryRow]) -> str:
@@ -45,6 +59,13 @@ def data_block(value: Any) -> Markup:
     """JSON that is safe inside a `<script type="application/json">`."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.encode("utf-8", "backslashreplace").decode().translate(UNSAFE))
+
+
+def _policy(bundle: str, script: str, style: str) -> str:
+    return (
+        f"default-src 'none'; script-src {_hash(bundle)} {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _hash(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from conceptlab.plot.chart import Chart
 from conceptlab.plot.choose import chart_of
+from conceptlab.plot.circuit import circuit_graph
 from conceptlab.plot.depth import depth_curve
 from conceptlab.plot.depth_map import depth_map
 from conceptlab.plot.effects import effect_chart
@@ -12,6 +13,7 @@ from conceptlab.plot.neurons import neuron_ranking
 __all__ = [
     "Chart",
     "chart_of",
+    "circuit_graph",
     "cosine_map",
     "depth_curve",
     "depth_map",

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from conceptlab.plot.chart import Chart
+from conceptlab.plot.circuit import circuit_graph
 from conceptlab.plot.depth import depth_curve
 from conceptlab.plot.effects import effect_chart
 from conceptlab.plot.geometry import cosine_map
 from conceptlab.plot.heads import head_map
 from conceptlab.plot.neurons import neuron_ranking
 from conceptlab.plot.patching import patching_map
-from conceptlab.results import Scores, Units
+from conceptlab.results import Circuit, Scores, Units
 
 BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
     frozenset({"layer"}): depth_curve,
@@ -23,8 +24,10 @@ BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
 }
 
 
-def chart_of(result: Scores | Units) -> Chart | None:
+def chart_of(result: Scores | Units | Circuit) -> Chart | None:
     """The chart of a result, or None for a result that has no chart of its own."""
+    if isinstance(result, Circuit):
+        return circuit_graph(result)
     if isinstance(result, Units):
         return head_map(result) if result.kind == "head" else neuron_ranking(result)
     draw = BY_AXES.get(frozenset(str(d) for d in result.data["score"].dims))

@@ -8,11 +8,15 @@ alone calls it once. Outside IPython it does nothing.
 import sys
 from typing import Any
 
-TYPES = (("conceptlab.results.scores", "Scores"), ("conceptlab.results.units", "Units"))
+TYPES = (
+    ("conceptlab.results.circuit", "Circuit"),
+    ("conceptlab.results.scores", "Scores"),
+    ("conceptlab.results.units", "Units"),
+)
 
 
 def register() -> bool:
-    """Tell the running IPython, if there is one, to draw `Scores` and `Units`. Says whether it did."""
+    """Tell the running IPython, if there is one, to draw `Scores`, `Units` and `Circuit`. Says whether it did."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None:

@@ -46,6 +46,7 @@ def config(*, dark: bool = False) -> dict[str, Any]:
             "null": {"color": colours[1]},
             "outline": {"stroke": ink},
             "edge": {"stroke": paper},
+            "node": {"color": paper, "stroke": quiet},
             "note": {"color": quiet, "fontSize": 11},
             "note-rule": {"color": quiet},
             "label": {"color": ink, "fontSize": 11, "fontWeight": 500},

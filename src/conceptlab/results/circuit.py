@@ -19,6 +19,8 @@ INPUTS = "the receiver's input from the stream, before its norm, summed over pos
 COLUMNS = ("weights", "low", "high", "exact", "control", "p", "q")
 WORDS = ("metric", "site", "sign_convention")
 
+NOT_MEASURED: Any = None  # becomes a column of NaN
+
 Edge = tuple[str, str]
 
 
@@ -29,7 +31,7 @@ class Circuit:
     Beside each weight, NaN where it was not measured: its interval `low` to `high`, the `exact` effect of patching the edge, the
     same statistic under its null (`control`), `p`, and `q` over every edge that was searched. `site` says where scores were taken,
     `sign_convention` what a positive one means. Raises ResultError for an edge that the graph does not have, an edge that is given
-    twice, and columns of other lengths.
+    twice, an infinite weight, and columns of other lengths.
     """
 
     shape: GraphShape
@@ -38,12 +40,12 @@ class Circuit:
     weights: np.ndarray
     provenance: Provenance
     metric: str = ""
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
-    exact: np.ndarray | None = None
-    control: np.ndarray | None = None
-    p: np.ndarray | None = None
-    q: np.ndarray | None = None
+    low: np.ndarray = NOT_MEASURED
+    high: np.ndarray = NOT_MEASURED
+    exact: np.ndarray = NOT_MEASURED
+    control: np.ndarray = NOT_MEASURED
+    p: np.ndarray = NOT_MEASURED
+    q: np.ndarray = NOT_MEASURED
     site: str = INPUTS
     sign_convention: str = POSITIVE
 
@@ -58,6 +60,10 @@ class Circuit:
         if wrong:
             raise ResultError(
                 f"{wrong[0]} has shape {getattr(self, wrong[0]).shape}; a circuit of {n} edges needs ({n},)"
+            )
+        if np.isinf(self.weights).any():
+            raise ResultError(
+                f"edge {int(np.flatnonzero(np.isinf(self.weights))[0])} has an infinite weight; give NaN if it has none"
             )
         _check_edges(self.shape, self.source, self.target)
 
@@ -188,12 +194,13 @@ class Circuit:
     def load(cls, folder: Path | str) -> "Circuit":
         """Read what `save` wrote. Raises ResultError where it is missing, damaged or newer."""
         record, tensors = load_result(folder, "circuit")
+        columns: dict[str, Any] = {name: values.numpy() for name, values in tensors.items()}
         try:
             return cls(
                 shape=GraphShape(**record["shape"]),
                 provenance=Provenance.from_record(record["provenance"]),
                 **{name: record[name] for name in WORDS},
-                **{name: values.numpy() for name, values in tensors.items()},
+                **columns,
             )
         except (KeyError, TypeError, ValueError, ResultError) as error:
             raise ResultError(f"{folder} holds no readable circuit: {error}") from error
