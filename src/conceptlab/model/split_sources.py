@@ -71,12 +71,12 @@ def record_split(model: Model, batch: Batch, rule: Rule = "fixed") -> tuple[Deco
 @dataclass(eq=False)
 class Arrived:
     """What arrived of k pairs: `logits` [2k, t] stacked parts, `share` [k, receiver] of each receiver's input (0 at logits), `size`
-    the root mean square of its relevant part, and `norms` [k, pos] of what the source wrote into the stream."""
+    the root mean square of its relevant part, and `written` [k, pos, d_model] what the source wrote into the stream."""
 
     logits: Tensor
     share: Tensor
     size: Tensor
-    norms: Tensor
+    written: Tensor
 
 
 @dataclass(eq=False)
@@ -102,19 +102,18 @@ class Sources:
 
     def propagate(self, layer: int, senders: Tensor, rows: Tensor, tokens: Tensor) -> Arrived:
         """Pairs of `senders` [k] (all starting in `layer`) and `rows` [k], read at the last position's logits `tokens` [k, t]."""
-        norms = torch.zeros(len(rows), self.decomposer.run.n_pos, dtype=torch.float32, device=self.written.embed.device)
         embed = self._kind(senders, "embed")[:, None, None] * self.difference.embed[rows]
-        norms += embed.float().norm(dim=-1)
+        written = embed.clone()
 
         def note(view: Tensor) -> None:
-            norms.add_(halves(view)[0].float().norm(dim=-1))
+            written.add_(halves(view)[0])
 
         visits = [
             (self.decomposer.model.tap("z", layer), layer, True, self._place_heads(layer, senders, rows)),
             *self._place_mlp(layer, senders, rows),
             *self._readers(layer, senders, note),
         ]
-        return self._run(layer, embed, rows, tokens, visits, norms)
+        return self._run(layer, embed, rows, tokens, visits, written)
 
     def propagate_random(self, layer: int, senders: Tensor, rows: Tensor, tokens: Tensor, made: Tensor) -> Arrived:
         """The same with `made` [k, pos, d_model] in place of what the sources write into the stream."""
@@ -133,7 +132,7 @@ class Sources:
         if layer in self.written.mlp:
             visits.append((model.tap("mlp_out", layer), layer, True, place("mlp")))
         embed = torch.where(chosen["embed"], made.to(self.written.embed), 0.0)
-        return self._run(layer, embed, rows, tokens, visits, made.float().norm(dim=-1))
+        return self._run(layer, embed, rows, tokens, visits, made)
 
     def _kind(self, senders: Tensor, kind: str) -> Tensor:
         kinds = self.shape.senders.kind[senders.cpu().numpy()]
@@ -179,7 +178,7 @@ class Sources:
         return found
 
     def _run(
-        self, layer: int, embed: Tensor, rows: Tensor, tokens: Tensor, first: list[Placed], norms: Tensor
+        self, layer: int, embed: Tensor, rows: Tensor, tokens: Tensor, first: list[Placed], written: Tensor
     ) -> Arrived:
         made, model = self.decomposer, self.decomposer.model
         stream = made.run.streams[layer][rows]
@@ -207,4 +206,4 @@ class Sources:
             stacked = made.block(here, stacked, rows, visits, watch if here > layer or layer == 0 else None)
         logits = made.logits(stacked[:, -1], tokens)
         share = torch.where(size[0] > 0, size[0] / size[:2].sum(0).clamp_min(1e-300), 0.0)
-        return Arrived(logits, share, size[2], norms)
+        return Arrived(logits, share, size[2], written)

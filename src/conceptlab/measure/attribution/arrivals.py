@@ -50,7 +50,7 @@ class Tally:
         return {name: round(getattr(self, name), 2) for name in names}
 
     def add(self, senders: Tensor, rows: Tensor, arrived: Arrived, metric: Metric, draw: int | None = None) -> None:
-        """Pairs of `senders` and `rows` [k]; `draw` numbers the random direction that was written in their place."""
+        """Pairs of `senders` and `rows` [k]; `draw` numbers the random rotation of what they wrote."""
         relevant, irrelevant = (metric.of(part, rows).double().cpu().numpy() for part in halves(arrived.logits))
         s, r = senders.cpu().numpy(), rows.cpu().numpy()
         share, size = arrived.share.cpu().numpy(), arrived.size.cpu().numpy()
@@ -64,38 +64,34 @@ class Tally:
         np.add.at(into[2], s, size)
         self.whole[r] = relevant + irrelevant
 
-    def q_values(self, p: np.ndarray) -> np.ndarray:
-        """q [sender] over the senders that write anything; 1 for the others."""
+    def _tested(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """p and q [sender]: q over the heads and MLPs that write anything; the embedding, on which all rests, has none."""
         writes, q = np.abs(self.random).max((0, 2)) + np.abs(self.relevant).max(1) > 0, np.ones(len(p))
+        p[0] = q[0] = np.nan
+        writes[0] = False
         q[writes] = q_values(p[writes])
-        return q
+        return p, q
 
     def dataset(self, seed: int) -> xr.Dataset:
         """The table: scores by sender, shares by sender and receiver, each beside its control."""
         senders, receivers = np.array(self.shape.senders.names), np.array(self.shape.receivers.names)
         low, high = bootstrap_mean(self.relevant.T, seed=seed)
         score, null = self.relevant.mean(1), self.random.mean(2)
-        p, edge_p, edge_q = np.full((3, *self.share.shape), np.nan)
-        p = p[:, 0]
+        columns = {"score": score, "low": low, "high": high, "removal": self.removal.mean(1)}
+        columns |= dict.fromkeys(("control", "p", "q"), np.full(len(senders), np.nan))
         there = np.arange(len(senders))[:, None] < self.shape.n_before[None]
+        share = np.where(there, self.share / self.n_rows, np.nan)
+        edges = {"share": share, **dict.fromkeys(("share_control", "edge_p", "edge_q"), np.full(there.shape, np.nan))}
         if self.n_random:
-            p = p_of_signed(score, null)
-            edge_p[there] = p_of_size(self.size[there], self.random_size[:, there])
-            edge_q[there] = q_values(edge_p[there])
-        columns = {
-            "score": score,
-            "low": low,
-            "high": high,
-            "control": np.abs(null).mean(0) if self.n_random else np.full(len(score), np.nan),
-            "p": p,
-            "q": self.q_values(p) if self.n_random else p,
-            "removal": self.removal.mean(1),
-        }
-        control = self.random_share.mean(0) if self.n_random else np.full(there.shape, np.nan)
-        edges = {"share": self.share, "share_control": control}
+            columns["control"] = np.abs(null).mean(0)
+            columns["p"], columns["q"] = self._tested(p_of_signed(score, null))
+            p, q = np.full((2, *there.shape), np.nan)
+            p[there] = p_of_size(self.size[there], self.random_size[:, there])
+            q[there] = q_values(p[there])
+            control = np.where(there, self.random_share.mean(0) / self.n_rows, np.nan)
+            edges |= {"share_control": control, "edge_p": p, "edge_q": q}
         table: dict[str, object] = {name: ("sender", values) for name, values in columns.items()}
-        table |= {name: (("sender", "receiver"), np.where(there, v / self.n_rows, np.nan)) for name, v in edges.items()}
-        table |= {"edge_p": (("sender", "receiver"), edge_p), "edge_q": (("sender", "receiver"), edge_q)}
+        table |= {name: (("sender", "receiver"), values) for name, values in edges.items()}
         return xr.Dataset(
             table, coords={"sender": senders, "receiver": receivers}, attrs={"metric": float(self.whole.mean())}
         )

@@ -36,6 +36,7 @@ from conceptlab.measure.attribution.removal import Against, reference_of, remova
 from conceptlab.model.metric import Metric
 from conceptlab.model.split_rules import RULES, Rule
 from conceptlab.model.split_sources import Sources, graph_shape, record_split
+from conceptlab.numerics.rotations import random_signs, rotated
 from conceptlab.results import Provenance, Scores
 from conceptlab.results.graph import GraphShape
 
@@ -74,8 +75,9 @@ def contextual_decomposition(  # noqa: PLR0913 - one experiment, fully stated
     `batch` pairs of source and row run together.
 
     Axes: `sender` (embed, L0.H1, L0.mlp), `receiver` (L0.H1.q, .k, .v, L0.mlp, logits). `score` [sender] is the relevant part of
-    the metric, mean over rows with its 95 % interval; `control` the mean size of the same when a random direction is written with
-    the source's norm (`n_random` draws, 0 or at least 3), p two-sided from their spread, q over all senders that write anything.
+    the metric, mean over rows with its 95 % interval; `control` the mean size of the same when what the source writes is turned by
+    a random rotation (`n_random` draws, 0 or at least 3), p two-sided from their spread, q over the heads and MLPs that
+    write anything (the embedding is not tested).
     `removal` [sender] is the drop of the metric with the source at its reference. `share` [sender, receiver] is mean |relevant| /
     (mean |relevant| + mean |irrelevant|) of a receiver's input over all positions, beside `share_control`, `edge_p` (one-sided,
     from the size of what arrived) and `edge_q` (over all edges that exist; NaN elsewhere).
@@ -84,11 +86,11 @@ def contextual_decomposition(  # noqa: PLR0913 - one experiment, fully stated
     check_request(metric, rule, n_random)
     held, shape = reference_of(model, clean, reference, against), graph_shape(model)
     before, tally = model.forwards, Tally(shape, len(held.clean), n_random)
-    directions = _directions(n_random, len(shape.senders), model.d_model, seed)
+    signs = random_signs((n_random, len(shape.senders)), model.d_model, seed)
     for rows in held.groups:
         made, written = record_split(model, held.clean.select(rows), rule)
         sources = Sources(made, shape, written, written.minus(held.base(rows)))
-        _propagate(sources, metric, torch.tensor(rows), directions, tally, batch)
+        _propagate(sources, metric, torch.tensor(rows), signs, tally, batch)
         tally.sum_error = max(tally.sum_error, made.sum_error)
     tally.removal[:], tally.removal_forwards = removal_effects(held, metric)
     settings = {"rule": rule, "against": against if reference is not None else "nothing", "n_random": n_random}
@@ -128,12 +130,7 @@ def check_request(metric: Metric, rule: Rule, n_random: int) -> None:
         )
 
 
-def _directions(n_random: int, n_senders: int, d_model: int, seed: int) -> Tensor:
-    drawn = torch.randn(n_random, n_senders, d_model, generator=torch.Generator().manual_seed(seed))
-    return drawn / drawn.norm(dim=-1, keepdim=True)
-
-
-def _propagate(group: Sources, metric: Metric, rows: Tensor, directions: Tensor, tally: Tally, batch: int) -> None:
+def _propagate(group: Sources, metric: Metric, rows: Tensor, signs: Tensor, tally: Tally, batch: int) -> None:
     """Every source in every row, then the random ones, in batches of pairs that start in one layer."""
     tokens = metric.tokens[rows]  # type: ignore[index]
     made = group.decomposer
@@ -144,10 +141,10 @@ def _propagate(group: Sources, metric: Metric, rows: Tensor, directions: Tensor,
             arrived = group.propagate(layer, sender, row, tokens[row.cpu()])
             tally.add(sender, rows[row.cpu()], arrived, metric)
             tally.forwards, start = tally.forwards + made.forwards - start, made.forwards
-            for draw, direction in enumerate(directions):
-                written = arrived.norms[..., None] * direction.to(arrived.norms)[sender][:, None]
-                drawn = group.propagate_random(layer, sender, row, tokens[row.cpu()], written)
-                tally.add(sender, rows[row.cpu()], drawn, metric, draw)
+            for draw, drawn in enumerate(signs):
+                turned = rotated(arrived.written, drawn.to(sender.device)[sender][:, None])
+                beside = group.propagate_random(layer, sender, row, tokens[row.cpu()], turned)
+                tally.add(sender, rows[row.cpu()], beside, metric, draw)
             tally.control_forwards += made.forwards - start
 
 

@@ -57,8 +57,8 @@ def phrase_relevance(  # noqa: PLR0913 - one experiment, fully stated
 
     Axis `phrase`, with `row`, `start`, `stop`: `score` is the relevant part of the metric, `control` the mean |score| of at most
     `n_random` other spans of that length that do not touch it, `p` their share that is at least as large in size, `q` over phrases;
-    `gradient` is gradient x input. NaN where a row has no other span. Attributes: `metric`, its mean over rows; `p_all`, of the
-    mean |score| of all phrases against one random span in the place of each (1,000 draws), since a short text has few other spans.
+    `gradient` is gradient x input. NaN where a row has no other span. Attribute `metric`: its mean over rows. A short
+    text has few other spans, so a single p is never small there; rank the planted or chosen spans over texts instead.
     Raises InputError for a span outside its row or another kind of metric, SiteError where a block cannot be decomposed.
     """
     check_request(metric, rule, 0)
@@ -82,7 +82,8 @@ def phrase_relevance(  # noqa: PLR0913 - one experiment, fully stated
     }
     places = dict(zip(("row", "start", "stop"), np.array(spans).reshape(-1, 3).T, strict=True))
     data = xr.Dataset(
-        {name: ("phrase", values) for name, values in {**columns, **places}.items()}, attrs={"metric": whole}
+        {name: ("phrase", values) for name, values in {**columns, **places}.items()},
+        attrs={"metric": whole},
     )
     settings = {"rule": rule, "n_random": n_random, "n_spans": len(wanted)}
     passes = round(model.forwards - before)
@@ -90,14 +91,6 @@ def phrase_relevance(  # noqa: PLR0913 - one experiment, fully stated
         data,
         Provenance("phrase_relevance", len(spans), seed, model.name, model.revision, settings=settings, passes=passes),
     )
-
-
-def _p_all(real: np.ndarray, null: list[np.ndarray], rng: np.random.Generator) -> float:
-    kept = [(abs(r), n) for r, n in zip(real, null, strict=True) if len(n)]
-    if not kept:
-        return float("nan")
-    drawn = np.mean([rng.choice(n, 1000) for _, n in kept], axis=0)
-    return float(permutation_p(float(np.mean([r for r, _ in kept])), drawn))
 
 
 def _check_spans(texts: Batch, spans: Sequence[Span]) -> None:
