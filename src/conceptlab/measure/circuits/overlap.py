@@ -6,7 +6,7 @@ Tasks in Transformer Language Models (ICLR 2024), which compares heads by contai
 Departures: weights are divided by their sum first, so that circuits of metrics with other units can be compared; a node weighs
 the sum of |weight| of the edges that leave it.
 The control keeps the first circuit and puts a random one in the second's place, with as many nodes in each layer, as many edges
-into each layer, and the second's weights in random order. Cost: no model passes; 1,000 draws of 1,000 edges take about 0.7 s.
+into each layer, and the second's weights in random order. Cost: no model passes; 1,000 draws of 1,000 edges take about 0.4 s.
 """
 
 from collections.abc import Iterator
