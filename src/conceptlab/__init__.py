@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conceptlab.atlas import Atlas, ConceptMap, map_concepts
-    from conceptlab.catalog import reproduce
+    from conceptlab.catalog import papers, reproduce
     from conceptlab.data import Concept, ConceptSet, read_concepts
     from conceptlab.measure.patching.activation_patching import activation_patching
     from conceptlab.measure.patching.attention_knockout import attention_knockout
@@ -45,6 +45,7 @@ _HOMES = {
     "load_model": "conceptlab.model",
     "logit_diff": "conceptlab.model.metric",
     "map_concepts": "conceptlab.atlas",
+    "papers": "conceptlab.catalog",
     "path_patching": "conceptlab.measure.patching.path_patching",
     "plan_sweep": "conceptlab.model.sweep",
     "planted": "conceptlab.worlds.all_planted",
@@ -75,6 +76,7 @@ __all__ = [
     "load_model",
     "logit_diff",
     "map_concepts",
+    "papers",
     "path_patching",
     "plan_sweep",
     "planted",

@@ -13,7 +13,7 @@ from robustness.doors import ACCEPTED, N_LINES, judge, told
 WORDS = (
     "map", "models", "check", "atlas", "show", "export", "--concepts", "--out", "--seed", "--json", "--quick", "--to", "--help",
     "--version", "--permutations", "--device", "--dtype", "--revision", "--stack", "--random-weights", "-h", "--", "-", "---",
-    "--seed=", "--seed=1", "--json=yes", "--no-json", "--loading", "--run.seed", "--output", "--concepts=", "-x", "--sed",
+    "--seed=", "--seed=1", "--json=yes", "reproduce", "--model", "--data", "--no-json", "--loading", "--run.seed", "--output", "--concepts=", "-x", "--sed",
 )  # fmt: skip
 VALUES = (
     "", " ", "0", "-1", "1.5", "1e9", "9" * 500, "nan", "x", "é", "\0", "\n", "a\nb", "\x1b[31m", "../..", "/", "/dev/null",
@@ -27,7 +27,9 @@ def stop_here(*_: object, **__: object) -> None:
 
 def bad_line(rng: random.Random) -> list[str]:
     line = [rng.choice(rng.choice((WORDS, WORDS, VALUES))) for _ in range(rng.randrange(1, 7))]
-    start = rng.choice(([], ["map"], ["map"], ["models", "check"], ["atlas", "show"], ["atlas", "export"]))
+    start = rng.choice(
+        ([], ["map"], ["map"], ["models", "check"], ["atlas", "show"], ["atlas", "export"], ["reproduce"])
+    )
     return [*start, *line]
 
 
