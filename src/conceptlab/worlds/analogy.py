@@ -13,6 +13,8 @@ Weights:
     L3.mlp  answer writer: one neuron a (relation, c) writes 10 logits on d, and takes the relation out of moved again
     the other heads  uniform attention, random values of scale 0.03
 
+At last the stream is turned by a random rotation, so that no coordinate is special (see `_rotate`).
+
 Failures of two kinds are planted. For 3 of 8 pairs of every relation there is no reader, so that the prompt lacks its relational
 state and gets right when that state comes from elsewhere; for one c of two relations there is no writer, which no patch repairs.
 Construction of our own for R7 of the methods' specification (system: The Curious Case of Analogies).
@@ -31,6 +33,7 @@ from conceptlab.worlds.weights_by_hand import (
     Neuron,
     balance_writes,
     empty_gpt2,
+    random_rotation,
     set_head,
     set_neuron,
     set_vocabulary,
@@ -173,7 +176,28 @@ def _model(generator: torch.Generator, relations: _Relations, *, null: bool) -> 
     positions = torch.stack([STREAM.unit("pos", i) for i in range(N_POSITIONS)])
     set_vocabulary(model, embed=embed, unembed=unembed, positions=positions)
     balance_writes(model, STREAM.at("balance"))
+    _rotate(model, generator)
     return model
+
+
+@torch.no_grad()
+def _rotate(model: "PreTrainedModel", generator: torch.Generator) -> None:
+    """Turn the stream x into x @ R, so that no coordinate is special: not one that holds a relation, not one of mere noise.
+
+    R leaves the vector of ones alone, so that a mean of 0 stays 0 and LayerNorm (with one gain) commutes with it.
+    """
+    width = STREAM.width
+    mirror = torch.full((width,), width**-0.5, dtype=torch.float64)
+    mirror[0] -= 1.0  # the reflection along it exchanges the ones with the first axis
+    mirror /= mirror.norm()
+    inner = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), random_rotation(width - 1, generator).double())
+    reflect = torch.eye(width, dtype=torch.float64) - 2 * torch.outer(mirror, mirror)
+    rotation = (reflect @ inner @ reflect).float()
+    for name, weight in model.named_parameters():
+        if name.endswith(("wte.weight", "wpe.weight", "lm_head.weight", "c_proj.weight")):
+            weight.copy_(weight @ rotation)
+        elif name.endswith(("c_attn.weight", "c_fc.weight")):
+            weight.copy_(rotation.T @ weight)
 
 
 def _write_neurons(model: "PreTrainedModel", relations: _Relations) -> None:

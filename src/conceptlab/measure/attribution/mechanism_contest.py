@@ -1,10 +1,10 @@
 """A contest of two answers: how often each wins, where each rises in the lens, and which components write for either of them.
 
-For prompts that say something else than what is known: the share of rows that the fact wins; the logit lens of both words by layer
-and token role; direct logit attribution on logit(fact) - logit(counterfactual) at the last position, positive for the fact; and the
-attention of every head from there to the words of one role. Source: Ortu et al. 2024, Competition of Mechanisms.
-Control: random pairs of answers (attribution) and random words (lens), each as its own method has it.
-Cost: four forwards, and an unembedding of every token and layer.
+For prompts that say something else than what is known: the share of rows that the fact wins; the logit lens of both words by
+layer and token role; direct logit attribution on logit(fact) - logit(counterfactual) at the last position, positive for the fact;
+and the attention of every head from there to the words of one role. Source: Ortu et al. 2024, Competition of Mechanisms. Control:
+random pairs of answers (attribution) and random words (lens), each as its own method has it. Cost: four forwards, and an
+unembedding of every token and layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,10 +54,10 @@ def mechanism_contest(  # noqa: PLR0913 - one experiment, fully stated
 
     Axis component: `score low high control control_low control_high p q each` of `direct_logit`, and `attention` (NaN where a
     component is no head). Axes role, layer, word: `lens` (mean log-probability), `lens_control` (that of random words), `lens_q`;
-    axes role, word: `rises`, the first place on the layer axis from which on q <= 0.05 (-1: none). Without axes: `win_rate` of the
-    fact with `win_low`, `win_high`. Attribute `gap`: largest difference of a row's summed contributions to its own logit difference
-    (NaN under a soft cap). `groups` [row] are rows that share content (one fact in several prompts).
-    Raises InputError for ids or roles that do not fit, SiteError where the stream is no sum of components.
+    axes role, word: `rises`, the first place on the layer axis from which on q <= 0.05 (-1: none). Without axes: `win_rate` of
+    the fact with `win_low`, `win_high`. Attribute `gap`: largest difference of a row's summed contributions to its own logit
+    difference (NaN under a soft cap). `groups` [row] are rows that share content (one fact in several prompts). Raises InputError
+    for ids or roles that do not fit, SiteError where the stream is no sum of components.
     """
     batch, before = model.encode(texts), model.forwards
     spans = complete_spans(batch, roles)
@@ -79,6 +79,14 @@ def mechanism_contest(  # noqa: PLR0913 - one experiment, fully stated
         settings=settings, passes=round(model.forwards - before),
     )  # fmt: skip
     return Scores(data, provenance)
+
+
+def heads_for_fact(contest: Scores, *, most: int = 2) -> list[str]:
+    """Heads that look at the role and write for the fact (q <= 0.05), the strongest first, at most `most`."""
+    data = contest.data
+    found = (data["q"].values <= 0.05) & (data["score"].values > 0) & (data["attention"].values > 0)
+    order = np.argsort(-data["score"].values, kind="stable")
+    return [str(data["component"].values[i]) for i in order if found[i]][:most]
 
 
 def _difference(model: Model, batch: Batch, facts: Sequence[int], counterfactuals: Sequence[int]) -> np.ndarray:

@@ -99,7 +99,7 @@ def rift(  # noqa: PLR0913 - the lens and what it compares
 
 def _token_sets(model: Model, batch: Batch, priors: Sequence[Sequence[int]] | None, n: int, seed: int) -> _Sets:
     special = set(getattr(model.tokenizer, "all_special_ids", ()))
-    ranked = _after_last_alone(model, batch, special) if priors is None else priors
+    ranked = likeliest_after_last(model, batch) if priors is None else priors
     context, prior = [], []
     for row, ids in enumerate(batch.ids):
         own = sorted(set(ids[:-1]) - special - {ids[-1]})
@@ -117,8 +117,10 @@ def _token_sets(model: Model, batch: Batch, priors: Sequence[Sequence[int]] | No
     return _Sets(context, prior, known, torch.from_numpy(renamed))
 
 
-def _after_last_alone(model: Model, batch: Batch, special: set[int]) -> list[list[int]]:
-    """The likeliest token ids [row][...] after the last token alone (behind the first token where that is a special one)."""
+@torch.no_grad()
+def likeliest_after_last(model: Model, batch: Batch) -> list[list[int]]:
+    """Token ids [row][...], the likeliest first, after the last token alone (behind the first one where that is special)."""
+    special = set(getattr(model.tokenizer, "all_special_ids", ()))
     short = Batch(tuple((ids[0], ids[-1]) if ids[0] in special else (ids[-1],) for ids in batch.ids))
     logits = model.logits(short).float()
     logits[:, sorted(t for t in special if t < logits.shape[1])] = float("-inf")

@@ -1,11 +1,12 @@
 """Rescale the attention of chosen heads to chosen tokens: how often one answer wins against another, as a function of the factor.
 
 At the last position the heads' attention to the keys is multiplied by alpha: after softmax and left short or long (`prob`), after
-softmax with the row rescaled to 1 (`renormalised`: the clean run's row, rescaled, is written), or before softmax (`score`). A score
-below 0 that is multiplied makes the attention fall, so the attention that results is measured and a factor that turned it the wrong
-way is a warning. Source: Ortu et al. 2024, Competition of Mechanisms (their text scales probabilities, their code scores).
-Control: random sets of as many other heads under the same factor, p over them; and prompts whose answer should stay (`neutral`).
-Cost: sweep of alphas x (1 + n_random) edits over the rows (and the neutral ones), one forward a factor for the attention.
+softmax with the row rescaled to 1 (`renormalised`: the clean run's row, rescaled, is written), or before softmax (`score`). A
+score below 0 that is multiplied makes the attention fall, so the attention that results is measured and a factor that turned it
+the wrong way is a warning. Source: Ortu et al. 2024, Competition of Mechanisms (their text scales probabilities, their code
+scores). Control: random sets of as many other heads under the same factor, p over them; and prompts whose answer should stay
+(`neutral`). Cost: sweep of alphas x (1 + n_random) edits over the rows (and the neutral ones), one forward a factor for the
+attention.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,11 +64,12 @@ def attention_rescale(  # noqa: PLR0913 - one experiment, fully stated
 ) -> Scores:
     """Share of rows where `answers` beat `distractors` (token ids [row]) with the heads' attention to the keys multiplied.
 
-    Axis alpha: `score` the share (`low`, `high`: bootstrap over rows, or over `groups`), `control` the mean share under random sets
-    of other heads, `p` whether the share moves more than under them (two-sided), `q` over alphas; `flips` the share of rows, among
-    those that the distractor won unscaled, which the answer wins now, and `flips_control`; `attention` that the heads then give to
-    the keys; with `neutral` the share of its rows whose first choice changes, `neutral_change` and its control.
-    Raises InputError for a variant that does not exist, rows without keys or heads, and where no other heads are left.
+    Axis alpha: `score` the share (`low`, `high`: bootstrap over rows, or over `groups`), `control` the mean share under random
+    sets of other heads, `p` whether the share moves more than under them (two-sided), `q` over alphas; `flips` the share of rows,
+    among those that the distractor won unscaled, which the answer wins now, and `flips_control`; `attention` that the heads then
+    give to the keys; `each` [alpha, row] and `unscaled_each` [row] say which rows win; with `neutral` the share of its rows whose
+    first choice changes, `neutral_change` and its control. Raises InputError for a variant that does not exist, rows without keys
+    or heads, and where no other heads are left.
     """
     batch, sets = _checked(model, prompts, heads, variant, n_random, seed)
     _checked(model, prompts if neutral is None else neutral, heads, variant, n_random, seed)
@@ -225,7 +227,7 @@ def _table(
         "n_lost": int(lost.sum()),
         "attention_unscaled": float(attention[0].mean()),
     }
-    return data.assign(each=(("alpha", "row"), under[:, 0]))
+    return data.assign(each=(("alpha", "row"), under[:, 0]), unscaled_each=("row", base))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

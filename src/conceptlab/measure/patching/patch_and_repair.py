@@ -52,8 +52,9 @@ def patch_and_repair(  # noqa: PLR0913 - one experiment, fully stated
 
     Axis layer (the block whose `site` is set): `score` share of rows whose first choice becomes `answers` (token ids [row]),
     `low`, `high` (bootstrap over rows, or `groups`), `control`, `control_low`, `control_high` the same with `wrong_donors`, `p`
-    that donors repair more than wrong ones, `q` over layers. Attribute `right_before`: share that was right unpatched. Raises
-    InputError for counts that differ and positions that do not exist, SiteError where the model lacks the site.
+    that donors repair more than wrong ones, `q` over layers; `each`, `each_control` [layer, row], `group` [row]. Attribute
+    `right_before`: share that was right unpatched. Raises InputError for counts that differ and positions that do not exist,
+    SiteError where the model lacks the site.
     """
     batches = [model.encode(texts) for texts in (failing, donors, wrong_donors)]
     if len({len(b) for b in batches} | {len(answers)}) > 1:
@@ -113,4 +114,30 @@ def _table(real: np.ndarray, wrong: np.ndarray, together: np.ndarray, seed: int)
         "q": q_values(p),
     }
     data = xr.Dataset({name: ("layer", column) for name, column in columns.items()})
-    return data.assign(each=(("layer", "row"), real))
+    return data.assign(each=(("layer", "row"), real), each_control=(("layer", "row"), wrong), group=("row", together))
+
+
+def choose_donors(
+    failing: Sequence[int], solved: Sequence[int], labels: Sequence[str], *, each: int = 3, seed: int = 0
+) -> tuple[list[int], list[int], list[int]]:
+    """Row numbers of failing cases (`each` times), donors and wrong donors: solved cases with the same and another label.
+
+    Failing cases without a solved one of either kind are left out.
+    """
+    rng, label, solved = np.random.default_rng(seed), np.asarray(labels), np.asarray(solved)
+    rows, donors, wrong = [], [], []
+    for row in failing:
+        same, other = solved[label[solved] == label[row]], solved[label[solved] != label[row]]
+        if len(same) and len(other):
+            rows += [int(row)] * each
+            donors += rng.choice(same, each).tolist()
+            wrong += rng.choice(other, each).tolist()
+    return rows, donors, wrong
+
+
+def held_out_repair(repair: Scores, *, seed: int = 0) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """The layer that repairs most on half of the cases, and on the others: repaired, repaired by wrong donors, case [row]."""
+    each, wrong, case = (repair[name].values for name in ("each", "each_control", "group"))
+    half = np.isin(case, np.random.default_rng(seed).permutation(np.unique(case))[::2])
+    best = int(each[:, half].mean(1).argmax())
+    return int(repair["layer"].values[best]), each[best, ~half], wrong[best, ~half], case[~half]
