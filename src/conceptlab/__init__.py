@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from conceptlab.model import Model, load_model
     from conceptlab.model.metric import Metric, logit_diff
     from conceptlab.model.sweep import plan_sweep, sweep
-    from conceptlab.results import Circuit, Edit, Provenance, Reproduction, Scores, Site, Subspace, Units
+    from conceptlab.results import Circuit, Edit, GraphShape, Provenance, Reproduction, Scores, Site, Subspace, Units
     from conceptlab.worlds.all_planted import planted
     from conceptlab.worlds.default import default_concepts, default_model_path
 
 _HOMES = {
     "Atlas": "conceptlab.atlas",
     "Circuit": "conceptlab.results",
+    "GraphShape": "conceptlab.results",
     "Concept": "conceptlab.data",
     "ConceptMap": "conceptlab.atlas",
     "ConceptSet": "conceptlab.data",
@@ -61,6 +62,7 @@ __all__ = [
     "ConceptMap",
     "ConceptSet",
     "Edit",
+    "GraphShape",
     "Metric",
     "Model",
     "Provenance",

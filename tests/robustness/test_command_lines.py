@@ -13,7 +13,8 @@ from robustness.doors import ACCEPTED, N_LINES, judge, told
 WORDS = (
     "map", "models", "check", "atlas", "show", "export", "--concepts", "--out", "--seed", "--json", "--quick", "--to", "--help",
     "--version", "--permutations", "--device", "--dtype", "--revision", "--stack", "--random-weights", "-h", "--", "-", "---",
-    "--seed=", "--seed=1", "--json=yes", "reproduce", "--model", "--data", "--no-json", "--loading", "--run.seed", "--output", "--concepts=", "-x", "--sed",
+    "--seed=", "--seed=1", "--json=yes", "--no-json", "--loading", "--run.seed", "--output", "--concepts=", "-x", "--sed",
+    "reproduce", "--model", "--data",
 )  # fmt: skip
 VALUES = (
     "", " ", "0", "-1", "1.5", "1e9", "9" * 500, "nan", "x", "é", "\0", "\n", "a\nb", "\x1b[31m", "../..", "/", "/dev/null",

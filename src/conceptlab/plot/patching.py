@@ -3,7 +3,7 @@
 from conceptlab.plot.channels import category, quantity, tooltip
 from conceptlab.plot.chart import Chart
 from conceptlab.plot.naming import visible
-from conceptlab.plot.rows import Row, number, rows_of
+from conceptlab.plot.rows import Row, rows_of
 from conceptlab.results import Scores
 
 COLUMNS = {
@@ -35,7 +35,7 @@ def patching_map(effects: Scores, *, name: str = "", q_max: float = 0.05) -> Cha
     }
     colour = quantity(
         "score",
-        scale={"domain": [-number(most), number(most)], "domainMid": 0, "range": "diverging", "interpolate": "rgb"},
+        scale={"domain": [-most, most], "domainMid": 0, "range": "diverging", "interpolate": "rgb"},
         legend=legend,
     )
     tip = tooltip(COLUMNS, {down: down, across: across}, rows)
