@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from conceptlab.errors import InputError, ResultError, SiteError
+from conceptlab.measure.lenses.attention_lens import attention_lens
 from conceptlab.measure.lenses.component_lens import component_lens
 from conceptlab.measure.lenses.logit_lens import logit_lens
+from conceptlab.measure.lenses.set_lens import set_lens
 from conceptlab.measure.lenses.translators import TunedLens, TunedLensFitter, unembedding_hash
 from conceptlab.measure.lenses.tuned_lens import fit_tuned_lens, tuned_lens
 from conceptlab.model import load_model
@@ -208,3 +210,35 @@ def test_results_load_equal(tmp_path):
     ):
         found.save(tmp_path / name)
         assert Scores.load(tmp_path / name).data.equals(found.data)
+
+
+def test_a_set_of_words_comes_up_where_its_word_does():
+    world, model = world_model()
+    vocabulary = world.tokenizer.get_vocab()
+    answers = world.answers["clean"]
+    rows = [i for i, a in enumerate(answers) if a in ("ant", "bee", "cat")]
+    texts = [world.prompts["clean"][i] for i in rows]
+    sets = {
+        "answers": [vocabulary[w] for w in ("ant", "bee", "cat")],
+        "others": [vocabulary[w] for w in ("koi", "lynx")],
+    }
+    words = [i for i in vocabulary.values() if i >= 3]
+    found = set_lens(model, texts, sets, pool=words)
+    last = found.data.sel(layer="1")
+    assert float(last["score"].sel(set="answers")) > 0.99 and float(last["q"].sel(set="answers")) <= 0.05
+    assert float(last["score"].sel(set="others")) < 0.02 and float(last["q"].sel(set="others")) > 0.05
+    assert (found["q"].sel(layer=["embed", "0"]).values > 0.05).all()
+    assert float(last["control"].sel(set="answers")) == pytest.approx(3 / 12, abs=0.06)
+    assert found["each"].sum("set").values.max() <= 1 + 1e-5
+    with pytest.raises(InputError, match="each once"):
+        set_lens(model, texts, {"a": [3, 3]})
+
+
+def test_an_attention_lens_reads_the_induction_head_and_not_the_idle_one():
+    """What an idle head writes is nothing, so its fit can only learn the mean prediction; a uniform head sees the text's words."""
+    world, model = world_model()
+    texts = world.prompts["clean"]
+    found = attention_lens(model, 1, texts[:48], texts[48:], n_steps=60, lr=1e-2)
+    score, control = found["score"].values, found["control"].values
+    assert score[0] < 0.5 * control[0] and float(found["q"][0]) <= 0.05
+    assert abs(score[1] - control[1]) < 0.02 and found["p"].values[1] > 0.05

@@ -6,7 +6,7 @@ final stream of the query, reads it. Spans cover every position once, so that th
 without its bias. Source: Yan and Jia 2025, Promote, Suppress, Iterate. Departure: the first token (often a sink) and the last
 one are spans of their own, so that neither hides in the rest.
 Control: the same with the values permuted over the positions of the row, the pattern kept; rows of one group are permuted alike.
-Cost: one forward that forms patterns, and one more at the query for the ends; memory rows x keys x heads x targets a layer.
+Cost: two forwards of the rows, one of which forms patterns; memory rows x keys x heads x targets a layer.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from conceptlab.measure.lenses.lens_pass import token_chunks
 from conceptlab.measure.lenses.targets import target_ids
 from conceptlab.model import Model
 from conceptlab.model.batch import Batch
+from conceptlab.model.components import final_stream
 from conceptlab.model.frozen_end import FrozenEnd, freeze_end
 from conceptlab.model.model import Texts
 from conceptlab.model.output_map import OutputMap, output_map
@@ -37,7 +38,7 @@ CARD = {
     "tags": ["lens", "attention", "logits"],
     "takes": "a model, texts, spans of source tokens, target tokens",
     "returns": "Scores",
-    "cost": "one forward of the rows with patterns",
+    "cost": "two forwards of the rows, one with patterns",
 }
 
 
@@ -123,8 +124,8 @@ def _read_group(
 ) -> dict[str, np.ndarray]:
     n_rows, n_keys = masks.shape[1:]
     whole = model.capture(batch, "v", layers=layers, positions="all", max_tokens=n_rows * n_keys)
-    acts = model.capture(batch, ["pattern", "z", "attn_out"], layers=layers, max_tokens=n_rows * n_keys)
-    final = model.capture(batch, "resid_post", layers=[model.n_layers - 1])["resid_post"][:, 0]
+    acts = model.capture(batch, ["pattern", "z", "attn_out", "resid_post"], max_tokens=n_rows * n_keys)
+    final = final_stream(model, acts)
     known = targets.clamp_min(0)
     group = _Group(masks.to(final.device), freeze_end(model, final), known, torch.from_numpy(orders))
     found: dict[str, list[np.ndarray]] = {}
