@@ -1,7 +1,7 @@
 """Attention knock-out: cut attention from chosen queries to chosen keys in a window of layers, and see what the answer loses.
 
 `zero` puts the attention to 0 after softmax and leaves the rest (as Promote, Suppress, Iterate does); `mask` hides the keys
-before softmax, so that the others take their share (Geva et al. 2023). Score: the metric unedited minus the metric cut, mean over rows.
+before softmax, so that the others take their share (Geva et al. 2023). Score: what the metric loses, mean over rows.
 Control: as many random other positions of the same row, in the same window; p asks whether the span does more (span and random
 positions change places in random rows), q is over all windows and spans.
 Cost: windows x spans x (1 + n_random) replays of the queries' tokens; where only the last position asks, one token each.

@@ -56,8 +56,8 @@ class Pairs:
             )
         if abs(found.gap) < TOO_CLOSE:
             raise InputError(
-                f"clean and corrupted texts score the same ({metric.name} differs by {found.gap:.1e} on average), so effects cannot be "
-                "normalised; corrupt what the answer depends on, or choose another metric"
+                f"clean and corrupted texts score the same ({metric.name} differs by {found.gap:.1e} on average), so no effect is "
+                "defined; corrupt what the answer depends on, or choose another metric"
             )
         return found
 
