@@ -9,9 +9,9 @@ from sklearn.metrics import roc_auc_score
 from conceptlab.find.circuits.cdt_discovery import cdt_discovery, node_strength, search
 from conceptlab.measure.attribution.contextual_decomposition import contextual_decomposition
 from conceptlab.model import load_model
+from conceptlab.model.edge_graph import graph_of
 from conceptlab.model.metric import logit, logit_diff
 from conceptlab.model.split_rules import RULES
-from conceptlab.model.split_sources import graph_shape
 from conceptlab.results import Circuit
 from conceptlab.worlds.boolean import boolean
 from conceptlab.worlds.induction import induction
@@ -72,7 +72,7 @@ def test_null_twins_give_empty_circuits():
 def test_strength_ranks_planted_heads_first(name, rule):
     model, texts, metric, reference = asked(name, 11)
     scores = contextual_decomposition(model, texts, metric, reference=reference, rule=rule, n_random=0)
-    shape = graph_shape(model)
+    shape = graph_of(model)
     heads = shape.senders.kind == "head"
     planted = np.isin(np.array(shape.senders.names)[heads], list(WORLDS[name][3]))
     assert roc_auc_score(planted, node_strength(scores, shape)[heads]) >= 0.95
@@ -81,9 +81,9 @@ def test_strength_ranks_planted_heads_first(name, rule):
 def test_a_strict_level_or_no_round_finds_nothing():
     model, texts, metric, reference = asked("ioi", 10)
     scores = contextual_decomposition(model, texts, metric, reference=reference)
-    assert len(search(scores, graph_shape(model), rounds=0)) == 0
-    assert len(search(scores, graph_shape(model), level=0.0)) == 0
-    one = search(scores, graph_shape(model), width=1, rounds=1)
+    assert len(search(scores, graph_of(model), rounds=0)) == 0
+    assert len(search(scores, graph_of(model), level=0.0)) == 0
+    one = search(scores, graph_of(model), width=1, rounds=1)
     assert {a for a, b in one.edge_names() if b == "logits"} == {"L2.H0"}
 
 

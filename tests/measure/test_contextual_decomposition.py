@@ -8,7 +8,7 @@ import torch
 
 from conceptlab.errors import InputError
 from conceptlab.measure.attribution.contextual_decomposition import contextual_decomposition
-from conceptlab.measure.attribution.phrase_relevance import phrase_relevance
+from conceptlab.measure.attribution.phrase_relevance import phrase_relevance, rank_phrases
 from conceptlab.model import load_model
 from conceptlab.model.metric import log_prob, logit, logit_diff
 from conceptlab.model.split_rules import RULES
@@ -152,40 +152,30 @@ def test_impossible_requests():
         phrase_relevance(model, texts, [(0, 3, 99)], logit(ids))
 
 
-def phrases(saturated=True, null=False, seed=10, windows=True):
+@cache
+def phrases(saturated=True, null=False, seed=10):
     world = saturated_phrase(saturated=saturated, null=null, seed=seed, n_prompts=N)
     model = load_model(world.model, tokenizer=world.tokenizer)
     metric = logit_diff(world.answer_ids("clean"), world.answer_ids("other"))
-    planted = [(row, start, stop) for row, (start, stop) in enumerate(world.truth["phrases"])]
-    every = [(row, s, s + 3) for row in range(N) for s in range(1, N_TOKENS - 3)]
-    scores = phrase_relevance(model, world.prompts["clean"], every if windows else planted, metric, seed=seed)
-    return planted, scores
-
-
-def ranked_first(planted, scores, name):
-    table, hits = scores.data, 0
-    for row, start, _ in planted:
-        of_row = np.flatnonzero(table["row"].values == row)
-        hits += int(table["start"].values[of_row[np.abs(table[name].values[of_row]).argmax()]] == start)
-    return hits / len(planted)
+    spans = [(row, start, stop) for row, (start, stop) in enumerate(world.truth["phrases"])]
+    first, _ = rank_phrases(model, world.prompts["clean"], spans, metric)
+    return first, phrase_relevance(model, world.prompts["clean"], spans, metric, seed=seed)
 
 
 def test_a_planted_phrase_ranks_first_where_gradients_see_nothing():
-    planted, scores = phrases()
-    assert ranked_first(planted, scores, "score") == 1.0
-    assert ranked_first(planted, scores, "gradient") <= 0.1
-    planted, plain = phrases(saturated=False)
-    assert ranked_first(planted, plain, "gradient") == 1.0  # without saturation both see it
+    first, _ = phrases()
+    assert first["score"].all() and first["gradient"].mean() <= 0.1
+    assert first["chance"] == pytest.approx(1 / (N_TOKENS - 3))
+    assert phrases(saturated=False)[0]["gradient"].all()  # without saturation both see it
 
 
 def test_phrases_stand_beside_random_spans_and_null_twins_are_silent():
-    _, scores = phrases(windows=False)
+    scores = phrases()[1]
     assert scores["score"].values.mean() == pytest.approx(10.0, abs=0.1)
     assert scores["control"].values.mean() < 2.0
     assert scores["p"].values.max() <= 0.15  # one in as many as the text has other spans
-    planted, null = phrases(null=True)
-    assert ranked_first(planted, null, "score") <= 0.3
-    assert np.abs(null["score"].values).max() < 0.1
+    first, null = phrases(null=True)
+    assert first["score"].mean() <= 0.3 and np.abs(null["score"].values).max() < 0.1
 
 
 @pytest.mark.parametrize("rule", RULES)

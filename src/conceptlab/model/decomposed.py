@@ -86,6 +86,15 @@ class Decomposer:
         return out
 
     @torch.no_grad()
+    def apart(self, stacked: Tensor) -> float:
+        """Relative miss of the sum after all blocks when the parts [2 row, pos, d_model] run each alone, without any rule."""
+        rows = torch.arange(self.run.n_rows, device=stacked.device)
+        for layer in range(self.model.n_layers):
+            stacked = self.run.block(layer, stacked, torch.cat([rows, rows]))
+        self.model.forwards += len(stacked)
+        return float((sum(halves(stacked)) - self.run.streams[-1]).norm() / self.run.streams[-1].norm())
+
+    @torch.no_grad()
     def logits(self, stacked: Tensor, tokens: Tensor) -> Tensor:
         """Parts of chosen logits [2k, t] (before any soft cap) from the stacked stream [2k, d_model]; `tokens` [k, t] are ids."""
         stack = self.model.stack

@@ -18,14 +18,6 @@ from conceptlab.model.split_rules import Rule, halves
 from conceptlab.results.graph import GraphShape
 
 
-def graph_shape(model: Model) -> GraphShape:
-    """The senders and receivers of a model."""
-    blocks = model.stack.blocks
-    alone = tuple(i for i, block in enumerate(blocks) if block.missing.get("mlp_out") == NO_MLP)
-    parallel = any(block.parallel for block in blocks)
-    return GraphShape(model.n_layers, model.n_heads, model.stack.n_kv_heads, parallel, alone)
-
-
 @dataclass(frozen=True, eq=False)
 class Written:
     """What the senders of some rows hold: `embed` [row, pos, d_model], `z` [layer][row, pos, head, d_head], `mlp` [layer][row, pos,

@@ -20,12 +20,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from conceptlab.measure.attribution.contextual_decomposition import contextual_decomposition
 from conceptlab.measure.attribution.removal import Against, Reference, kept_only, reference_of
+from conceptlab.model.edge_graph import graph_of
 from conceptlab.model.metric import Metric
 from conceptlab.model.split_rules import Rule
-from conceptlab.model.split_sources import graph_shape
+from conceptlab.numerics.ranks import auc
 from conceptlab.results import Circuit, GraphShape, Scores
 
 if TYPE_CHECKING:
@@ -61,17 +63,19 @@ def cdt_discovery(  # noqa: PLR0913 - one experiment, fully stated
     min_effect: float = 0.02,
     n_random: int = 8,
     seed: int = 0,
+    scores: Scores | None = None,
 ) -> Circuit:
     """Find the circuit of `metric` on the texts `clean`; arguments as in `contextual_decomposition` and in this module's text.
 
     `weights` are shares (negative at logits where the sender works against the metric) beside `control`, that of random writes, p
     and q. `provenance.settings` holds `faithfulness` (metric with all else at the reference, 0 = no head or MLP, 1 = the model),
     `faithfulness_random` (mean and largest of 20 random sets of as many nodes), the costs in forwards and the sum's error.
-    `min_effect=0` prunes nothing. Raises as `contextual_decomposition` does.
+    `min_effect=0` prunes nothing; `scores` are those of `contextual_decomposition` on the same, where they are known. Raises as
+    that does.
     """
     given = {"reference": reference, "against": against, "rule": rule, "n_random": n_random, "seed": seed}
-    scores = contextual_decomposition(model, clean, metric, **given)  # type: ignore[arg-type]
-    found = search(scores, graph_shape(model), width=width, rounds=rounds, level=level)
+    scores = scores or contextual_decomposition(model, clean, metric, **given)  # type: ignore[arg-type]
+    found = search(scores, graph_of(model), width=width, rounds=rounds, level=level)
     held = reference_of(model, clean, reference, against)
     found, more = _pruned(found, held, metric, min_effect, seed)
     settings = {
@@ -122,6 +126,14 @@ def node_strength(scores: Scores, shape: GraphShape) -> np.ndarray:
         through = share[sender, receiver] * strength[served]
         strength[sender] = max(share[sender, -1], through.max(initial=0.0))
     return strength
+
+
+def head_auc(scores: Scores, shape: GraphShape, planted: Iterable[str]) -> float:
+    """Area under the ROC curve of the strength of all heads against the `planted` ones ("L0.H1"); ties count half."""
+    heads = np.flatnonzero(shape.senders.kind == "head")
+    true = np.isin(np.array(shape.senders.names)[heads], list(planted))
+    strength = torch.from_numpy(node_strength(scores, shape)[heads])
+    return float(auc(strength[:, None], torch.from_numpy(true)[:, None])[0])
 
 
 def _inputs_of(shape: GraphShape, senders: Iterable[int]) -> set[int]:

@@ -26,6 +26,7 @@ class Tally:
     control_forwards: float = 0.0
     removal_forwards: float = 0.0
     sum_error: float = 0.0
+    apart_error: float = 0.0
     relevant: np.ndarray = field(init=False)
     removal: np.ndarray = field(init=False)
     whole: np.ndarray = field(init=False)

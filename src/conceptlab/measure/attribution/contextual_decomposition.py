@@ -33,9 +33,10 @@ from torch import Tensor
 from conceptlab.errors import InputError
 from conceptlab.measure.attribution.arrivals import Tally
 from conceptlab.measure.attribution.removal import Against, reference_of, removal_effects
+from conceptlab.model.edge_graph import graph_of
 from conceptlab.model.metric import Metric
 from conceptlab.model.split_rules import RULES, Rule
-from conceptlab.model.split_sources import Sources, graph_shape, record_split
+from conceptlab.model.split_sources import Sources, record_split
 from conceptlab.numerics.rotations import random_signs, rotated
 from conceptlab.results import Provenance, Scores
 from conceptlab.results.graph import GraphShape
@@ -81,16 +82,20 @@ def contextual_decomposition(  # noqa: PLR0913 - one experiment, fully stated
     `removal` [sender] is the drop of the metric with the source at its reference. `share` [sender, receiver] is mean |relevant| /
     (mean |relevant| + mean |irrelevant|) of a receiver's input over all positions, beside `share_control`, `edge_p` (one-sided,
     from the size of what arrived) and `edge_q` (over all edges that exist; NaN elsewhere).
+    `provenance.settings` holds `sum_error`, the largest relative miss of relevant + irrelevant, beside `apart_error`, that of the
+    embedding's two parts run each alone without rules; and `forwards`, `control_forwards`, `removal_forwards` of all rows.
     Raises InputError for another kind of metric or unequal partners, SiteError where a block cannot be decomposed.
     """
     check_request(metric, rule, n_random)
-    held, shape = reference_of(model, clean, reference, against), graph_shape(model)
+    held, shape = reference_of(model, clean, reference, against), graph_of(model)
     before, tally = model.forwards, Tally(shape, len(held.clean), n_random)
     signs = random_signs((n_random, len(shape.senders)), model.d_model, seed)
     for rows in held.groups:
         made, written = record_split(model, held.clean.select(rows), rule)
         sources = Sources(made, shape, written, written.minus(held.base(rows)))
         _propagate(sources, metric, torch.tensor(rows), signs, tally, batch)
+        start = torch.cat([sources.difference.embed, written.embed - sources.difference.embed])
+        tally.apart_error = max(tally.apart_error, made.apart(start))
         tally.sum_error = max(tally.sum_error, made.sum_error)
     tally.removal[:], tally.removal_forwards = removal_effects(held, metric)
     settings = {"rule": rule, "against": against if reference is not None else "nothing", "n_random": n_random}
@@ -100,7 +105,7 @@ def contextual_decomposition(  # noqa: PLR0913 - one experiment, fully stated
         seed,
         model.name,
         model.revision,
-        settings={**settings, **tally.costs, "sum_error": tally.sum_error},
+        settings={**settings, **tally.costs, "sum_error": tally.sum_error, "apart_error": tally.apart_error},
         passes=round(model.forwards - before),
         causal="none",
         warnings=blind_spots(tally, shape, rule),

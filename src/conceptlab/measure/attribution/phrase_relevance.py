@@ -93,6 +93,35 @@ def phrase_relevance(  # noqa: PLR0913 - one experiment, fully stated
     )
 
 
+def windows_like(texts: Batch, spans: Sequence[Span], *, first: int = 1) -> list[Span]:
+    """Every span of the same row and length as one of `spans`, from token `first` on: what a phrase is ranked among."""
+    found = {
+        (row, s, s + stop - start)
+        for row, start, stop in spans
+        for s in range(first, texts.lengths[row] - stop + start + 1)
+    }
+    return sorted({*found, *spans})
+
+
+def rank_phrases(
+    model: "Model", texts: "Texts", spans: Sequence[Span], metric: Metric, *, seed: int = 0
+) -> tuple[dict[str, np.ndarray], Scores]:
+    """Whether each of `spans` has the largest |score|, and the largest |gradient| x input, of all spans of its length in its text.
+
+    Gives {"score": bool [span], "gradient": bool [span], "chance": 1 / spans it is ranked among} and the scores of all spans.
+    """
+    every = windows_like(model.encode(texts), spans)
+    scores = phrase_relevance(model, texts, every, metric, n_random=0, seed=seed)
+    table = np.array(every)
+    first: dict[str, list[float]] = {"score": [], "gradient": [], "chance": []}
+    for row, start, stop in spans:
+        same = np.flatnonzero((table[:, 0] == row) & (table[:, 2] - table[:, 1] == stop - start))
+        for name in ("score", "gradient"):
+            first[name].append(table[same[np.abs(scores[name].values[same]).argmax()], 1] == start)
+        first["chance"].append(1 / len(same))
+    return {name: np.array(values) for name, values in first.items()}, scores
+
+
 def _check_spans(texts: Batch, spans: Sequence[Span]) -> None:
     for row, start, stop in spans:
         if not 0 <= row < len(texts) or not 0 <= start < stop <= texts.lengths[row]:

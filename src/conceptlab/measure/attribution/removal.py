@@ -10,8 +10,9 @@ from torch import Tensor
 
 from conceptlab.errors import InputError
 from conceptlab.model.batch import Batch
+from conceptlab.model.edge_graph import graph_of
 from conceptlab.model.metric import Metric
-from conceptlab.model.split_sources import Written, graph_shape, record_split
+from conceptlab.model.split_sources import Written, record_split
 from conceptlab.model.sweep import sweep
 from conceptlab.results import Edit, GraphShape, Site
 
@@ -81,7 +82,7 @@ def removal_effects(reference: Reference, metric: Metric) -> tuple[np.ndarray, f
 
     The embedding is set in the stream that enters block 0, positions included.
     """
-    shape = graph_shape(reference.model)
+    shape = graph_of(reference.model)
 
     def alone(base: Written, n_rows: int) -> list[tuple[Edit, ...]]:
         return [(_edit(shape, sender, n_rows, base),) for sender in range(len(shape.senders))]
@@ -95,7 +96,7 @@ def kept_only(reference: Reference, metric: Metric, sets: Sequence[np.ndarray]) 
 
     Each of `sets` is a mask [sender]; the embedding stays as it is.
     """
-    shape = graph_shape(reference.model)
+    shape = graph_of(reference.model)
 
     def outside(base: Written, n_rows: int) -> list[tuple[Edit, ...]]:
         return [_outside(shape, np.asarray(kept), n_rows, base) for kept in sets]
