@@ -10,6 +10,7 @@ import torch
 from conceptlab.errors import InputError, ResultError, SiteError
 from conceptlab.measure.lenses.attention_lens import attention_lens
 from conceptlab.measure.lenses.component_lens import component_lens
+from conceptlab.measure.lenses.lens_causality import lens_causality
 from conceptlab.measure.lenses.logit_lens import logit_lens
 from conceptlab.measure.lenses.set_lens import set_lens
 from conceptlab.measure.lenses.translators import TunedLens, TunedLensFitter, unembedding_hash
@@ -242,3 +243,17 @@ def test_an_attention_lens_reads_the_induction_head_and_not_the_idle_one():
     score, control = found["score"].values, found["control"].values
     assert score[0] < 0.5 * control[0] and float(found["q"][0]) <= 0.05
     assert abs(score[1] - control[1]) < 0.02 and found["p"].values[1] > 0.05
+
+
+def test_what_a_lens_reads_is_what_the_model_uses():
+    model = load_model(str(default_model_path()))
+    texts = list(dict.fromkeys(text for concept in default_concepts() for text in concept.texts))[200:216]
+    found = lens_causality(model, [3, 4], texts, n_samples=2, n_random=19)
+    assert (found["score"].values > found["control_high"].values).all() and (found["q"].values <= 0.05).all()
+    generator = torch.Generator().manual_seed(0)
+    turned = torch.linalg.qr(torch.randn(8, 128, 128, generator=generator))[0] - torch.eye(128)
+    # a lens that reads the stream turned round: as sensitive, and no better than its own control
+    blind = TunedLens(turned, torch.zeros(8, 128), tuple("e0123456"), "", Provenance("test", 1, 0))
+    assert (lens_causality(model, [3, 4], texts, lens=blind, n_samples=2, n_random=19)["p"].values > 0.05).all()
+    with pytest.raises(InputError, match="layers from 0 to 6"):
+        lens_causality(model, [7], texts)
