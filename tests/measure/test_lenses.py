@@ -21,6 +21,7 @@ from conceptlab.results import Provenance, Scores
 from conceptlab.worlds.default import default_concepts, default_model_path
 from conceptlab.worlds.induction import induction
 from conceptlab.worlds.ioi import ioi
+from conceptlab.worlds.one_to_many import one_to_many
 from tests.model.tiny import TEXTS, decoder
 
 KINDS = ("gpt2", "llama", "gemma2", "gpt_neox", "olmo2", "cohere", "mixtral", "opt", "bloom")
@@ -245,15 +246,20 @@ def test_an_attention_lens_reads_the_induction_head_and_not_the_idle_one():
     assert abs(score[1] - control[1]) < 0.02 and found["p"].values[1] > 0.05
 
 
-def test_what_a_lens_reads_is_what_the_model_uses():
-    model = load_model(str(default_model_path()))
-    texts = list(dict.fromkeys(text for concept in default_concepts() for text in concept.texts))[200:216]
-    found = lens_causality(model, [3, 4], texts, n_samples=2, n_random=19)
-    assert (found["score"].values > found["control_high"].values).all() and (found["q"].values <= 0.05).all()
-    generator = torch.Generator().manual_seed(0)
-    turned = torch.linalg.qr(torch.randn(8, 128, 128, generator=generator))[0] - torch.eye(128)
-    # a lens that reads the stream turned round: as sensitive, and no better than its own control
-    blind = TunedLens(turned, torch.zeros(8, 128), tuple("e0123456"), "", Provenance("test", 1, 0))
-    assert (lens_causality(model, [3, 4], texts, lens=blind, n_samples=2, n_random=19)["p"].values > 0.05).all()
-    with pytest.raises(InputError, match="layers from 0 to 6"):
-        lens_causality(model, [7], texts)
+def test_what_a_lens_reads_is_used_where_the_answers_stand_and_not_before():
+    world = one_to_many(n_prompts=24)
+    model = load_model(world.model, tokenizer=world.tokenizer)
+    texts = world.prompts["step2"]
+    found = lens_causality(model, [0, 1], texts)
+    before, after = found["score"].values
+    assert after > 1.5 * float(found["control_high"][1]) and float(found["q"][1]) <= 0.05
+    # after block 0 the answers are still elsewhere: the plain lens looks at the wrong place, a turned one can only do better
+    assert before < float(found["control"][0]) and float(found["p"][0]) > 0.9
+    turned = torch.linalg.qr(torch.randn(3, 112, 112, generator=torch.Generator().manual_seed(0)))[0] - torch.eye(112)
+    blind = TunedLens(turned, torch.zeros(3, 112), ("embed", "0", "1"), "", Provenance("test", 1, 0))
+    assert float(lens_causality(model, [1], texts, lens=blind)["p"][0]) > 0.05
+    twin = one_to_many(n_prompts=24, null=True)
+    silent = lens_causality(load_model(twin.model, tokenizer=twin.tokenizer), [0, 1], texts, n_random=3)
+    assert silent["score"].values.max() < 0.001
+    with pytest.raises(InputError, match="layers from 0 to 1"):
+        lens_causality(model, [2], texts)
