@@ -64,7 +64,7 @@ def test_decoys_with_the_right_pattern_have_no_effect(corruption) -> None:
     found, (planted, _) = patched("induction", corruption, site="z", by="head"), world("induction")
     assert np.abs(found["score"].values - truth_of(planted, (2, 4), "noising", corruption)).max() < 0.01
     for decoy in (1, 2):  # the previous-token and the duplicate-token decoy
-        assert float(found["score"][0, decoy]) == 0.0
+        assert abs(float(found["score"][0, decoy])) < 1e-6  # rounding only
         assert float(found["q"][0, decoy]) > 0.5
 
 

@@ -29,6 +29,7 @@ from conceptlab.model.metric import Metric
 from conceptlab.model.model import Texts
 from conceptlab.model.sweep import Sweep, sweep
 from conceptlab.results import SITES, Edit, Provenance, Scores, Site
+from conceptlab.results.edit import Positions
 from conceptlab.runs import SILENT, Progress
 
 CARD = {
@@ -58,7 +59,7 @@ def activation_patching(  # noqa: PLR0913 - one experiment, fully stated
     site: str = "resid_pre",
     by: By = "position",
     layers: Sequence[int] | None = None,
-    positions: str | Sequence[int] = "all",
+    positions: Positions = "all",
     units: Sequence[int] | None = None,
     direction: Direction = "noising",
     control: bool = True,
@@ -105,7 +106,7 @@ class _Grid:
     layers: tuple[int, ...]
     units: tuple[int | None, ...]
     positions: tuple[int | None, ...]
-    together: str | tuple[int, ...]
+    together: Positions
 
     def cells(self) -> list[tuple[int, int | None, int | None]]:
         """(layer, unit, position) of every cell, in the order of the axes."""
@@ -176,19 +177,18 @@ def _grid(  # noqa: PLR0913 - private half of the method
     cells = (None,) if axis is None else tuple(range(size) if units is None else units)
     if axis is not None and any(not 0 <= u < size for u in cells):  # type: ignore[operator]
         raise InputError(f"{site} has {axis}s 0 to {size - 1}; asked were {list(units or ())}")
-    apart = "position" in AXES[by]
-    if not isinstance(positions, str):
-        positions = tuple(positions)
-    if apart:
-        at = (
-            tuple(range(pairs.n_pos))
-            if positions == "all"
-            else (pairs.n_pos - 1,)
-            if positions == "last"
-            else positions
-        )
-        return _Grid(site, by, chosen, cells, tuple(at), "all")  # type: ignore[arg-type]
+    if isinstance(positions, str) and positions not in ("all", "last"):
+        raise InputError(f'positions are "all", "last" or a list of numbers, not "{positions}"')
+    if "position" in AXES[by]:
+        return _Grid(site, by, chosen, cells, _one_by_one(positions, pairs.n_pos), "all")
     return _Grid(site, by, chosen, cells, (None,), positions)
+
+
+def _one_by_one(positions: Positions, n_pos: int) -> tuple[int, ...]:
+    """The positions that an axis goes through."""
+    if isinstance(positions, str):
+        return tuple(range(n_pos)) if positions == "all" else (n_pos - 1,)
+    return tuple(positions)
 
 
 def _table(pairs: Pairs, grid: _Grid, ends, found: dict[str, Sweep], seed: int) -> xr.Dataset:

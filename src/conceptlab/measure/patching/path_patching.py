@@ -30,6 +30,7 @@ from conceptlab.model.metric import Metric
 from conceptlab.model.model import Texts
 from conceptlab.model.sweep import sweep
 from conceptlab.results import Edit, GraphShape, Provenance, Scores, Site
+from conceptlab.results.edit import Positions
 from conceptlab.runs import SILENT, Progress
 
 CARD = {
@@ -54,7 +55,7 @@ def path_patching(  # noqa: PLR0913 - one experiment, fully stated
     receivers: Receivers = ("logits",),
     senders: Sequence[str] | None = None,
     freeze: Freeze = "heads and mlps",
-    positions: str | Sequence[int] = "all",
+    positions: Positions = "all",
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Scores:
@@ -126,7 +127,7 @@ class _Paths:
     senders: list[int]
     moved: Tensor
     freeze: Freeze
-    positions: str | Sequence[int]
+    positions: Positions
 
     def __post_init__(self) -> None:
         self._halves = HalfBlocks(self.base.run)
@@ -154,8 +155,10 @@ class _Paths:
     def _set(self, site: Site, value: Tensor) -> Edit:
         """`value` [row, pos, …] at the positions that are read."""
         n_pos = value.shape[1]
-        at = list(range(n_pos)) if self.positions == "all" else [n_pos - 1] if self.positions == "last" else None
-        chosen = [p + n_pos if p < 0 else p for p in self.positions] if at is None else at  # type: ignore[operator]
+        if isinstance(self.positions, str):
+            chosen = list(range(n_pos)) if self.positions == "all" else [n_pos - 1]
+        else:
+            chosen = [p + n_pos if p < 0 else p for p in self.positions]
         return Edit(site, "set", value[:, chosen].flatten(0, 1), positions=tuple(chosen))
 
     def _made(self, layer: int, kind: str) -> Tensor:
