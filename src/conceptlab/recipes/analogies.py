@@ -88,7 +88,8 @@ def measured(
             fails.tolist(), solved.tolist(), [item.relation for item in items], seed=seed
         )
         repair = patch_and_repair(
-            model, *([case.texts[r] for r in of] for of in (rows, donors, wrong)), case.ids[rows].tolist(),
+            model, [case.texts[r] for r in rows], [case.texts[r] for r in donors], [case.texts[r] for r in wrong],
+            case.ids[rows].tolist(),
             at=case.b[rows].tolist(), donor_at=case.b[donors].tolist(), wrong_at=case.b[wrong].tolist(), groups=rows, seed=seed,
         )  # fmt: skip
         findings += [*_depth(model, case, readable), _repaired(repair, seed)]

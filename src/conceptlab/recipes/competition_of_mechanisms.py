@@ -72,7 +72,7 @@ def measured(
     first, second = (sorted(part.tolist()) for part in np.array_split(order, 2))
     chosen_on = [texts[i] for i in first]
     found = mechanism_contest(
-        model, chosen_on, *ids[:, first].tolist(), {"attribute": [keys[i] for i in first]},
+        model, chosen_on, ids[0, first].tolist(), ids[1, first].tolist(), {"attribute": [keys[i] for i in first]},
         groups=[facts[i] for i in first], n_random=200 if quick else 1000, seed=seed,
     )  # fmt: skip
     heads, notes = heads_for_fact(found), []
@@ -82,7 +82,7 @@ def measured(
         turned = attention_rescale(
             model, Keyed([texts[i] for i in second], [keys[i] for i in second]), [Site.parse(f"{name}.z") for name in heads],
             *ids[:, second].tolist(), alphas=(1.0, FACTOR) if quick else ALPHAS, groups=[facts[i] for i in second],
-            neutral=Keyed([neutral.texts[i] for i in half], [neutral.keys[i] for i in half]),
+            neutral=Keyed(model.encode(neutral.texts).select(half), [neutral.keys[i] for i in half]),
             n_random=10 if quick else 20, seed=seed,
         )  # fmt: skip
     else:

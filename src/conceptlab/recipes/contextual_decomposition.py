@@ -101,8 +101,9 @@ def _passes_of_patching(world: PlantedWorld, other: str, n: int) -> float:
     """Forwards a prompt of exact path patching over every edge, without its random control (half of what is run)."""
     model = load_model(world.model, tokenizer=world.tokenizer)
     shape, texts = graph_of(model), (list(world.prompts["clean"][:n]), list(world.prompts[other][:n]))
-    every = {"receivers": shape.receivers.names, "senders": shape.senders.names}
-    return path_patching(model, *texts, _metric(world, other, n), **every).provenance.passes / n / 2
+    receivers, senders = shape.receivers.names, shape.senders.names
+    found = path_patching(model, *texts, _metric(world, other, n), receivers=receivers, senders=senders)
+    return found.provenance.passes / n / 2
 
 
 def _phrases(world: PlantedWorld, seed: int) -> tuple[dict[str, np.ndarray], Scores]:

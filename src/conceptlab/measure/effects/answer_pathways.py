@@ -66,7 +66,7 @@ def answer_pathways(
     context = batch.positions_of([(0, r.context_end) for r in rows])
     found = {"horizon": context_horizon(model, batch, noise, context, ids, other_answers=other, kept=kept, seed=seed)}
     found |= {"rift": rift(model, batch, seed=seed), "writers": answer_writers(model, batch, ids, seed=seed)}
-    words = np.stack([ids, [ranked[0] for ranked in likeliest_after_last(model, batch)]], 1)
+    words = [[own, ranked[0]] for own, ranked in zip(ids, likeliest_after_last(model, batch), strict=True)]
     found["answer and prior"] = logit_lens(model, batch, words, target_names=("answer", "prior"), seed=seed)
     found["patching"] = activation_patching(
         model,

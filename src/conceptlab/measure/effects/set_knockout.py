@@ -21,6 +21,7 @@ from conceptlab.model.metric import right
 from conceptlab.model.model import Texts
 from conceptlab.model.sweep import sweep
 from conceptlab.results import Edit, Provenance, Scores, Site
+from conceptlab.results.edit import Positions
 
 CARD = {
     "name": "knock-out of head sets",
@@ -95,7 +96,9 @@ def _mask(model: Model, name: str, heads: Sequence[Site]) -> np.ndarray:
     return mask
 
 
-def _edits(mask: np.ndarray, layers: Sequence[int], means: torch.Tensor | None, positions: str) -> tuple[Edit, ...]:
+def _edits(
+    mask: np.ndarray, layers: Sequence[int], means: torch.Tensor | None, positions: Positions
+) -> tuple[Edit, ...]:
     found = []
     for axis, layer in enumerate(layers):
         units = tuple(np.flatnonzero(mask[layer]).tolist())

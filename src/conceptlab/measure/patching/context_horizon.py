@@ -107,8 +107,8 @@ def _positions(clean: Batch, noise: Batch, context: Sequence[int] | Sequence[Seq
             (i for i, (a, b) in enumerate(zip(clean.lengths, noise.lengths, strict=False)) if a != b), len(noise)
         )
         raise InputError(f"row {row}: text and other text have different numbers of tokens; pair texts of equal length")
-    ragged = len(context) > 0 and not isinstance(context[0], int)
-    listed = [list(c) for c in context] if ragged else [list(context)] * len(clean)  # type: ignore[arg-type]
+    flat = [c for c in context if isinstance(c, int)]
+    listed = [flat] * len(clean) if len(flat) == len(context) else [list(c) for c in context if not isinstance(c, int)]
     if len(listed) != len(clean):
         raise InputError(f"{len(listed)} lists of context positions came for {len(clean)} texts; give one a text")
     for row, (own, length) in enumerate(zip(listed, clean.lengths, strict=True)):

@@ -124,10 +124,10 @@ def choose_donors(
 
     Failing cases without a solved one of either kind are left out.
     """
-    rng, label, solved = np.random.default_rng(seed), np.asarray(labels), np.asarray(solved)
+    rng, label, known = np.random.default_rng(seed), np.asarray(labels), np.asarray(solved)
     rows, donors, wrong = [], [], []
     for row in failing:
-        same, other = solved[label[solved] == label[row]], solved[label[solved] != label[row]]
+        same, other = known[label[known] == label[row]], known[label[known] != label[row]]
         if len(same) and len(other):
             rows += [int(row)] * each
             donors += rng.choice(same, each).tolist()
