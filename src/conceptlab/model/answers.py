@@ -40,10 +40,11 @@ def first_token_pairs(
 ) -> tuple[list[int], list[int]]:
     """First tokens of two answers to each text. Raises InputError, naming the row, also where they share their first token."""
     right, wrong = first_tokens(model, texts, answers), first_tokens(model, texts, distractors)
-    for row, (a, b) in enumerate(zip(right, wrong, strict=True)):
-        if a == b:
-            raise InputError(
-                f"row {row}: {answers[row]!r} and {distractors[row]!r} share their first token, so nothing can tell them apart; "
-                "choose answers that differ in it, or drop the row"
-            )
+    same = [row for row, (a, b) in enumerate(zip(right, wrong, strict=True)) if a == b]
+    if same:
+        more = f" (and {len(same) - 1} other rows do so, too)" if len(same) > 1 else ""
+        raise InputError(
+            f"row {same[0]}: {answers[same[0]]!r} and {distractors[same[0]]!r} share their first token, so nothing can tell them "
+            f"apart{more}; choose answers that differ in it, or drop the rows"
+        )
     return right, wrong

@@ -34,9 +34,9 @@ def reproduce(setup: Setup) -> Reproduction:
             "cot-mechanism takes --model and --data together: the model must solve the prompts in the file"
         )
     if setup.model is not None and setup.data is not None:
-        rows = read_derivations(setup.data, most=32 if setup.quick else 200)
+        rows = read_derivations(setup.data, most=64 if setup.quick else 200)
         return measured(setup.model, rows, quick=setup.quick, seed=setup.seed)
-    return on_world(ontology(n_prompts=32 if setup.quick else 96, seed=setup.seed), quick=setup.quick, seed=setup.seed)
+    return on_world(ontology(n_prompts=64 if setup.quick else 192, seed=setup.seed), quick=setup.quick, seed=setup.seed)
 
 
 def on_world(world: PlantedWorld, *, quick: bool = True, seed: int = 0) -> Reproduction:
@@ -66,7 +66,9 @@ def measured(model: Model, rows: list[Derivation], *, quick: bool, seed: int) ->
     provenance = Provenance(
         "cot-mechanism", len(rows), seed, model.name, model.revision, causal="patching", passes=round(model.forwards - before),
         settings={
-            "quick": quick, "accuracy": found.scores["horizon"].data.attrs["accuracy"], "rift layer": found.place - 1,
+            "quick": quick,
+            "accuracy": found.scores["horizon"].data.attrs["accuracy"],
+            "rift layer": int(found.scores["rift"].data.attrs["rift_layer"]),
             "writers": [f"L{layer}.H{head}" for layer, head in found.writers],
             "movers": [f"L{layer}.H{head}" for layer, head in found.movers],
         },

@@ -36,6 +36,8 @@ CARD = {
     "cost": "one forward, one unembedding a head of the last position",
 }
 
+ROUNDING = 1e-4  # nats: what single precision leaves of a head that writes nothing in the vocabulary
+
 
 @torch.no_grad()
 def answer_writers(  # noqa: PLR0913 - the lens and what to read through it
@@ -95,7 +97,8 @@ def _of_layer(model: Model, acts: Activations, layer: int, asked: Tensor) -> np.
     for head in range(heads.each.shape[1]):
         odds = _log_odds(end, before + heads.each[:, head], asked)
         drop = 1 - (odds[:, 0].sigmoid() / whole.sigmoid().clamp_min(1e-30))
-        found.append(torch.cat([odds - base, drop[:, None]], 1))
+        gain = (odds - base).masked_fill((odds - base).abs() < ROUNDING, 0.0)
+        found.append(torch.cat([gain, drop[:, None]], 1))
     return torch.stack(found, 1).cpu().numpy()
 
 
