@@ -146,8 +146,7 @@ class _Paths:
         nodes = self.shape.receivers
         layer, kind, head = int(nodes.layer[receiver]), str(nodes.kind[receiver]), int(nodes.head[receiver])
         if kind == "logits":
-            value = self._stream(self.shape.n_layers, mid=False)[sender]
-            return self._set(Site("resid_post", self.shape.n_layers - 1), value)
+            return self._set(Site("resid_post", self.shape.n_layers - 1), self._made(self.shape.n_layers, kind)[sender])
         if kind == "mlp":
             return self._set(Site("mlp_out", layer), self._made(layer, "mlp")[sender])
         return self._set(Site(kind, layer, (head,)), self._made(layer, kind)[sender, :, :, head : head + 1])
@@ -162,8 +161,13 @@ class _Paths:
         return Edit(site, "set", value[:, chosen].flatten(0, 1), positions=tuple(chosen))
 
     def _made(self, layer: int, kind: str) -> Tensor:
-        """What block `layer` makes of the moved inputs: q, k or v [sender, row, pos, head, d_head], or the MLP's output."""
+        """What block `layer` makes of the moved inputs: q, k or v [sender, row, pos, head, d_head], or the MLP's output.
+
+        For the logits: the moved stream itself.
+        """
         key = (layer, kind)
+        if key not in self._cache and kind == "logits":
+            self._cache = {key: self._stream(layer, mid=False)}
         if key not in self._cache:
             stream = self._stream(layer, mid=kind == "mlp").flatten(0, 1)
             rows = torch.arange(len(self.base.run.ids)).repeat(len(self.senders))
