@@ -1,0 +1,1 @@
+"""Which heads and neurons serve one ability and not another."""
