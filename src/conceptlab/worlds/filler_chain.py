@@ -6,7 +6,7 @@ the text, or `hide`, then every sum is written as `.`. Both modes need the sums 
 both computes them also where it writes fillers. Twins that never see true chains: `chains="none"` (every text hides its
 chain), and `"shuffled"` (shown chains are those of other texts, so their tokens are known but nothing says which).
 
-One in eight tuples of numbers is never trained on. Ordinary LlamaForCausalLM, 4 layers, d_model 64, about 55 s of one CPU core.
+One in eight tuples of numbers is never trained on. Ordinary LlamaForCausalLM, 3 layers, d_model 64, about a minute of one CPU core.
 Task after the methods' specification (Bharadwaj 2024; Pfau et al. 2024, Let's Think Dot by Dot).
 """
 
@@ -32,8 +32,8 @@ SHOW, HIDE, COLON, EQUALS, FILLER, YES, NO = range(len(SPECIALS), len(SPECIALS) 
 FIRST_NUMBER = len(SPECIALS) + len(MARKS)  # the token id of 0
 SKIP = (0, 1, 2, SHOW, HIDE, COLON, EQUALS)  # signs of the form, which are no content
 HELD_OUT = 8  # one tuple of numbers in so many
-SCHEDULE = Schedule(steps=1200, learning_rate=5e-3, warmup=50, optimizer="muon")
-BATCH = 64
+SCHEDULE = Schedule(steps=800, learning_rate=1e-2, warmup=50, optimizer="muon", target_loss=5e-4)
+BATCH = 128
 Chains = Literal["shown", "none", "shuffled"]
 
 
@@ -42,8 +42,8 @@ class FillerTask:
     """Sums of neighbours among `n_numbers` numbers below `base`, for a model of `n_layers` layers and width `d_model`."""
 
     n_numbers: int = 5
-    base: int = 6
-    n_layers: int = 4
+    base: int = 5
+    n_layers: int = 3
     d_model: int = 64
 
     @property

@@ -161,7 +161,7 @@ def _unembedding(scrambled: torch.Generator | None) -> Tensor:
     for i in range(N_WORDS):
         unembed[len(SPECIALS) + i] = GAIN * STREAM.unit("out", i)
     n = TASK.n_sums
-    names = torch.eye(n) if scrambled is None else torch.randn(n, n, generator=scrambled)
+    names = torch.eye(n) if scrambled is None else 2 * torch.rand(n, n, generator=scrambled) - 1
     unembed[FIRST_NUMBER:, STREAM.blocks["sum"]] = GAIN * names
     return unembed
 

@@ -50,7 +50,8 @@ def hidden_decoding(  # noqa: PLR0913 - the decoder and what it is judged by
     `layer` is where the runner-up is read, a label of the lens' layer axis (None: the last one). Axis variant ("as it is", "as
     text", "fed back"): `score` share of right answers with `low`, `high` (95 %), `control` the share that answers of any text
     get; `recovered` share of fillers' places that show the true step with its 95 % interval (texts drawn again) and
-    `recovered_control` for steps of other texts; `unchanged` share of texts whose answer is that of "as it is".
+    `recovered_control` for steps of other texts; `unchanged` share of texts whose answer is that of
+    "as it is", with interval, and `unchanged_control` by chance.
     Raises InputError as `hidden_chain` does, and for a layer that is not there.
     """
     before = model.forwards
@@ -112,10 +113,13 @@ def _table(
         steps = np.array([shown[variant][r][o] for r, o in zip(row, offset, strict=True)])
         low, high = bootstrap_share(said == answers, seed=seed)
         recovered_low, recovered_high = bootstrap_share(steps == true, row, seed=seed)
+        unchanged_low, unchanged_high = bootstrap_share(said == plain, seed=seed)
         values = {
             "score": (said == answers).mean(), "low": low, "high": high, "control": (said[:, None] == answers).mean(),
             "recovered": (steps == true).mean(), "recovered_low": recovered_low, "recovered_high": recovered_high,
             "recovered_control": (steps == wrong).mean(), "unchanged": (said == plain).mean(),
+            "unchanged_low": unchanged_low, "unchanged_high": unchanged_high,
+            "unchanged_control": (said[:, None] == plain).mean(),
         }  # fmt: skip
         for name, value in values.items():
             columns.setdefault(name, []).append(float(value))
