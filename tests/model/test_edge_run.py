@@ -107,7 +107,7 @@ def test_budget_and_length_groups_change_nothing():
     narrow = edge_run(model, *batches, budget_bytes=300_000)
     assert len(narrow.groups) > len(wide.groups) == 2
     masks = random_masks(wide)
-    moved = Moved(np.zeros(len(masks), dtype=int), np.full(len(masks), 5), seed=3)
+    moved = Moved(np.zeros(len(masks), dtype=int), np.full(len(masks), 5), np.arange(len(masks)), seed=3)
     np.testing.assert_allclose(wide.evaluate(masks, DIFF), narrow.evaluate(masks, DIFF), rtol=1e-5, atol=1e-6)
     a, b = (run.evaluate(masks, DIFF, moved=moved) for run in (wide, narrow))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

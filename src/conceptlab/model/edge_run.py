@@ -98,8 +98,8 @@ class EdgeRun:
     ) -> np.ndarray:
         """The metric [circuit, row] (float64) of the run of each circuit, given by `masks` [circuit, edge].
 
-        `moved` adds a random vector to one receiver of each circuit (the control of a single edge). Raises InputError for masks of
-        another graph, a metric of a site or of other rows, and where a run makes the metric NaN.
+        `moved` adds a sender's change, turned at random, to one receiver of each circuit (the control of an edge). Raises
+        InputError for masks of another graph, a metric of a site or of other rows, and where a run makes the metric NaN.
         """
         self._check(masks, metric)
         if moved is None:  # circuits that are given twice run once
@@ -113,9 +113,9 @@ class EdgeRun:
             for number in range(len(self.groups)):
                 rows = self._rows(number)
                 for few in self._passes(rows, order, start):
-                    part = None if moved is None else Moved(moved.source[few], moved.target[few], moved.seed)
+                    part = None if moved is None else moved.select(few)
                     values = self._pass(rows, masks[few], int(start[few].min()), part, metric)
-                    found[np.ix_(few, rows.numbers)] = values.cpu().numpy()
+                    found[np.ix_(few, np.array(rows.numbers))] = values.cpu().numpy()
                     task.advance(len(few))
         if not np.isfinite(found).all():
             circuit, row = (int(i[0]) for i in np.nonzero(~np.isfinite(found)))

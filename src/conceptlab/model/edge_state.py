@@ -13,16 +13,25 @@ import torch
 from torch import Tensor
 
 from conceptlab.model.edge_rows import Rows
+from conceptlab.numerics.rotations import random_signs, rotated
 from conceptlab.results import GraphShape
 
 
 @dataclass(frozen=True)
 class Moved:
-    """Per circuit one receiver (`target`, -1: none) whose input also gets a random vector as long as `source`'s change."""
+    """Per circuit one receiver (`target`, -1: none) whose input also gets what `source` would change, turned by rotation `draw`.
+
+    A rotation is common to all rows, so that the turned change is as long as the real one and as alike from row to row.
+    """
 
     source: np.ndarray
     target: np.ndarray
+    draw: np.ndarray
     seed: int = 0
+
+    def select(self, circuits: np.ndarray) -> "Moved":
+        """Some of the circuits."""
+        return Moved(self.source[circuits], self.target[circuits], self.draw[circuits], self.seed)
 
 
 def reaching(shape: GraphShape, masks: np.ndarray) -> np.ndarray:
@@ -32,7 +41,7 @@ def reaching(shape: GraphShape, masks: np.ndarray) -> np.ndarray:
     served = np.split(sender, np.searchsorted(receiver, np.arange(1, len(shape.receivers))))
     for v in range(len(shape.receivers) - 1, -1, -1):
         last = v == len(shape.receivers) - 1
-        live = np.ones(len(masks), dtype=bool) if last else reach[:, served[v]].any(1)
+        live = np.ones(len(masks), dtype=bool) if last else np.any(reach[:, served[v]], axis=1)
         reach[:, : shape.n_before[v]] |= into(shape, masks, v) & live[:, None]
     return reach
 
@@ -83,12 +92,12 @@ class State:
     def _unchanged(self, edges: np.ndarray) -> np.ndarray:
         """Receivers [circuit, receiver] whose input is clean, for `edges` [circuit, receiver, sender]."""
         n = edges.shape[-1]
-        return np.where(edges, self.is_clean[:, None, :n], ~self.rows.differs[:n]).all(-1)
+        return np.all(np.where(edges, self.is_clean[:, None, :n], ~self.rows.differs[:n]), axis=-1)
 
     def _corrupted(self, edges: np.ndarray) -> np.ndarray:
         """Receivers whose input is that of the corrupted run."""
         n = edges.shape[-1]
-        found = (~edges | self.is_reference[:, None, :n]).all(-1)
+        found = np.all(~edges | self.is_reference[:, None, :n], axis=-1)
         return found if self.rows.reference.run is not None else np.zeros_like(found)
 
     def _is_moved(self, receiver: int) -> np.ndarray:
@@ -115,7 +124,7 @@ class State:
             high = self.state[c, : n - low, :, at]
             out[here] += (weight[here, low:] @ high.flatten(1)).unflatten(1, base.shape)
         for i in np.flatnonzero(self._moved_slots(circuit, receiver)):
-            out[i] += self._random_change(int(circuit[i]))[:, at]
+            out[i] += self._turned_change(int(circuit[i]))[:, at]
         return out
 
     def _moved_slots(self, circuit: np.ndarray, receiver: int | np.ndarray) -> np.ndarray:
@@ -123,16 +132,11 @@ class State:
             return np.zeros(len(circuit), dtype=bool)
         return self.moved.target[circuit] == receiver
 
-    def _random_change(self, circuit: int) -> Tensor:
-        """A random vector [row, pos, d_model] as long, at each position, as the change of the moved edge's sender."""
+    def _turned_change(self, circuit: int) -> Tensor:
+        """The moved edge's change [row, pos, d_model] under this circuit's rotation, the same for all rows and positions."""
         moved, change = self.moved, self.rows.delta[self.moved.source[circuit]]  # type: ignore[union-attr]
-        edge = int(self.shape.offsets[moved.target[circuit]] + moved.source[circuit])  # type: ignore[union-attr]
-        drawn = []
-        for row in self.rows.numbers:  # a seed a row, so that how rows are cut into passes changes nothing
-            generator = torch.Generator().manual_seed((moved.seed * 1_000_003 + edge) * 1_000_003 + row)  # type: ignore[union-attr]
-            drawn.append(torch.randn(change.shape[1:], generator=generator))
-        random = torch.stack(drawn).to(change)
-        return random * (change.norm(dim=-1) / random.norm(dim=-1).clamp_min(1e-30))[..., None]
+        signs = random_signs((), change.shape[-1], moved.seed * 1_000_003 + int(moved.draw[circuit]))  # type: ignore[union-attr]
+        return rotated(change, signs)
 
     # -- one block ------------------------------------------------------------------------------------------------
     def _attention(self, layer: int) -> None:
@@ -147,12 +151,12 @@ class State:
         for part in (head, n_heads + head * n_kv // n_heads, n_heads + n_kv + head * n_kv // n_heads):
             reads[head, part] = True
         own = slice(sender, sender + n_heads)
-        whole_clean, whole_corrupted = ((~reads | state[:, None]).all(-1) for state in (clean, corrupted))
+        whole_clean, whole_corrupted = (np.all(~reads | state[:, None], axis=-1) for state in (clean, corrupted))
         run = self.reach[:, own].copy() if self.fresh else self.reach[:, own] & ~whole_clean & ~whole_corrupted
         if run.any():
             needed = (run[:, :, None] & reads).any(1)
             needed &= np.ones_like(clean) if self.fresh else ~(clean | corrupted)
-            z = self._mixed(layer, run.any(1), _Parts(edges, needed, corrupted & ~clean, moved, first))
+            z = self._mixed(layer, np.any(run, axis=1), _Parts(edges, needed, corrupted & ~clean, moved, first))
             self._keep_heads(layer, sender, run, whole_corrupted, z)
         self._settle(sender, whole_clean & ~run, whole_corrupted, whole_clean)
 

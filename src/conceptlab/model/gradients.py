@@ -63,7 +63,7 @@ def gradients(  # noqa: PLR0913 - what runs, what is read
     rows = range(len(batch)) if rows is None else rows
     source = torch.as_tensor(list(rows), device=model.device)
     ends = _end_of(model, metric)
-    written = list(dict.fromkeys([*places, *([] if ends[0] == "logits" else [ends])]))
+    written: list[Place] = list(dict.fromkeys([*places, *([] if ends[0] == "logits" else [ends])]))
     watch = _Watch(embed)
     visits = [(model.tap("embed"), None, True, watch.leaf)] if places or embed is not None else []
     visits += [(tap := _tap(model, place, taps), place[1], True, watch.place(place, tap)) for place in written]

@@ -19,7 +19,7 @@ class HalfBlocks:
 
     def __init__(self, run: CleanRun) -> None:
         self.run, self.rows_run = run, 0
-        self._seen: QKV | None = None
+        self._seen: list[QKV] = []
         self._silent = False
         self._templates: dict[int, Any] = {}  # layer -> what its attention module returns, None where it must run
 
@@ -31,7 +31,7 @@ class HalfBlocks:
 
     def _on_attention(self, _module: nn.Module, call: AttentionCall, _delegate: Callable[..., Any]) -> Any:
         if not self._silent:
-            self._seen = (call.q, call.k, call.v)
+            self._seen.append((call.q, call.k, call.v))
             raise StopForward
         shape = (call.q.shape[0], call.q.shape[2], call.q.shape[1], call.v.shape[3])
         return call.q.new_zeros(shape), None
@@ -39,11 +39,11 @@ class HalfBlocks:
     def attention_inputs(self, layer: int, stream: Tensor, rows: Tensor) -> QKV:
         """q [k, head, pos, d_head] and k, v [k, kv_head, pos, d_head], float32, of `stream` [k, pos, d_model] at clean rows
         `rows` [k]."""
-        self._seen, self._silent = None, False
+        self._seen, self._silent = [], False
         self._call(layer, stream, rows)
-        if self._seen is None:
+        if not self._seen:
             raise LookupError(f"block {layer} called no attention")
-        q, k, v = self._seen
+        q, k, v = self._seen.pop()
         return q.float(), k.float(), v.float()
 
     def mlp(self, layer: int, stream: Tensor, rows: Tensor) -> Tensor:

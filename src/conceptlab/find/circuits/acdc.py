@@ -182,7 +182,8 @@ def _finished(search: _Search, first: np.ndarray, n_random: int, seed: int) -> P
     runs, run = search.runs, search.runs.run
     kept = np.flatnonzero(search.left)
     rows = np.stack([search.rows[int(edge)] for edge in kept], 1) if len(kept) else np.zeros((run.n_rows, 0))
-    low, high = bootstrap_mean(rows, seed=seed) if len(kept) else (None, None)
+    none = np.zeros(0)
+    low, high = bootstrap_mean(rows, seed=seed) if len(kept) else (none, none)
     source, target = run.shape.edges_of(kept)
     settings = {
         "threshold": search.threshold, "order": f"receivers from the logits down, senders {search.order}",

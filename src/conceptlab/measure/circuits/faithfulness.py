@@ -64,15 +64,18 @@ def beside_random(  # noqa: PLR0913 - one experiment
     circuits: Sequence[Circuit],
     *,
     n_random: int = 10,
+    rows: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Beside:
-    """Faithfulness of circuits and of `n_random` random ones of equal size by layer for each."""
+    """Faithfulness of circuits and of `n_random` random ones of equal size by layer for each, on some rows (None: all)."""
     masks = [run.mask(*circuits)]
     for number, circuit in enumerate(circuits):
         drawn = random_circuits(circuit, n_random, seed=seed + number) if len(circuit) else [circuit] * n_random
         masks.append(run.mask(*drawn))
     ends, values = ends_of(run, metric), run.evaluate(np.concatenate(masks), metric, progress=progress)
+    if rows is not None:
+        ends, values = Ends(ends.whole[rows], ends.empty[rows]), values[:, rows]
     own, drawn = values[: len(circuits)], values[len(circuits) :].reshape(len(circuits), n_random, -1)
     low, high = ends.interval(own, seed=seed)
     return Beside(ends, own, ends.share(own), low, high, ends.share(drawn))
@@ -84,17 +87,20 @@ def circuit_faithfulness(  # noqa: PLR0913 - one experiment, fully stated
     circuits: Mapping[str, Circuit],
     *,
     n_random: int = 10,
+    rows: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Scores:
-    """`score` [circuit] is f with its 95 % interval over rows, `control` the mean f of random circuits of equal size.
+    """`score` [circuit] is f with its 95 % interval, `control` the mean f of random circuits of equal size, on some `rows`
+    (None: all).
 
     `control_low`, `control_high` are the 2.5 and 97.5 % points of the draws, p the share of draws at least as faithful, `raw`
     |M(whole) - M(C)| and `n_edges` the size. Raises InputError as `EdgeRun.evaluate` does.
     """
     if not circuits:
         raise InputError("there is no circuit to evaluate")
-    found = beside_random(run, metric, list(circuits.values()), n_random=n_random, seed=seed, progress=progress)
+    given = {"n_random": n_random, "rows": rows, "seed": seed, "progress": progress}
+    found = beside_random(run, metric, list(circuits.values()), **given)  # type: ignore[arg-type]
     sizes = np.array([len(circuit) for circuit in circuits.values()])
     data = xr.Dataset(_columns(found, ("circuit",), sizes), coords={"circuit": list(circuits)})
     return Scores(data, _provenance(run, found, n_random, seed, metric))
@@ -179,6 +185,6 @@ def _provenance(
 ) -> Provenance:
     settings = {"metric": metric.name, "ablation": run.ablation, "n_random": n_random, "n_edges": run.shape.n_edges}
     return Provenance(
-        "circuit faithfulness", run.n_rows, seed, model=run.model.name, revision=run.model.revision, settings=settings,
+        "circuit faithfulness", len(found.ends.whole), seed, model=run.model.name, revision=run.model.revision, settings=settings,
         passes=round(run.passes), causal="patching", warnings=(*found.ends.warnings, *more),
     )  # fmt: skip
