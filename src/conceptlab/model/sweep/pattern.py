@@ -45,7 +45,8 @@ class PatternEdits:
         queries = [p - first for p in positions_of(edit, source, self.n_pos) if p >= first]
         keys = list(positions_of(edit, source, self.n_pos, edit.keys))
         heads = heads_of(edit, call.q.shape[1]).flatten().nonzero().flatten()
-        index = torch.tensor(queries)[:, None, None], heads[None, :, None], torch.tensor(keys)[None, None, :]
+        at, seen = (torch.tensor(listed, dtype=torch.long) for listed in (queries, keys))  # which may be empty
+        index = at[:, None, None], heads[None, :, None], seen[None, None, :]
         touched[unit, index[1], index[0], index[2]] = True
         return touched.to(call.q.device)
 
