@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from conceptlab.data.filler_texts import read_filler_texts
 from conceptlab.errors import InputError
@@ -76,7 +77,7 @@ def measured(cases: Sequence[ChainCase], twins: dict[str, ChainCase], *, quick: 
     found = [read_half(case, n_shuffles=199 if quick else 999, seed=seed) for case in cases]
     others = {name: read_half(case, n_shuffles=199 if quick else 999, seed=seed) for name, case in twins.items()}
     lowest = min(found, key=lambda reading: reading.at("score"))
-    decoded = min((_decoded(r, seed) for r in found), key=lambda d: float(d["unchanged"].sel(variant="fed back")))
+    decoded = [_decoded(r, seed) for r in found]
     guess = max((case.guess for case in cases if case.guess is not None), default=None)
     findings = [*_below(lowest, others), _at_the_output(lowest), *_covered(found), *_shown(decoded, guess)]
     model, n = cases[0].model, sum(len(case.texts) for case in cases)
@@ -85,8 +86,12 @@ def measured(cases: Sequence[ChainCase], twins: dict[str, ChainCase], *, quick: 
         settings={"quick": quick, "layers": [r.layer for r in found], "shares": [r.at("score") for r in found]},
         passes=round(sum(case.model.forwards for case in [*cases, *twins.values()]) - before),
     )  # fmt: skip
-    results = {"lens": lowest.lens, "decoding": decoded, **{f"lens: {name}": r.lens for name, r in others.items()}}
-    return Reproduction("hidden-cot-lens", tuple(findings), provenance, 0.0, _notes(found, others), results)
+    results = {
+        "lens": lowest.lens,
+        "decoding": decoded[found.index(lowest)],
+        **{f"lens: {name}": r.lens for name, r in others.items()},
+    }
+    return Reproduction("hidden-cot-lens", tuple(findings), provenance, 0.0, _notes(found, decoded, others), results)
 
 
 def _of_world(world: PlantedWorld) -> ChainCase:
@@ -164,15 +169,19 @@ def _covered(found: Sequence[Reading]) -> list[Finding]:
     return findings
 
 
-def _shown(decoded: Scores, guess: float | None) -> list[Finding]:
-    """What the decoder shows, and whether the answers stay."""
-    text, back = (decoded.data.sel(variant=name) for name in ("as text", "fed back"))
+def _shown(decoded: Sequence[Scores], guess: float | None) -> list[Finding]:
+    """What the decoder shows, and whether the answers stay: each number from the model where it is lowest."""
+
+    def least(name: str, variant: str) -> xr.Dataset:
+        return min((d.data.sel(variant=variant) for d in decoded), key=lambda at: float(at[name]))
+
+    shown, text, back = least("recovered", "as text"), least("score", "as text"), least("unchanged", "fed back")
     guess = float(text["control"]) if guess is None else guess
-    steps, right, kept = float(text["recovered"]), float(text["score"]), float(back["unchanged"])
+    steps, right, kept = float(shown["recovered"]), float(text["score"]), float(back["unchanged"])
     return [
-        Finding("true steps in the text that the decoder shows", steps, float(text["recovered_control"]),
+        Finding("true steps in the text that the decoder shows", steps, float(shown["recovered_control"]),
                 f"at least {READ:.0%} (control: steps of other texts)", steps >= READ, "share",
-                float(text["recovered_low"]), float(text["recovered_high"])),
+                float(shown["recovered_low"]), float(shown["recovered_high"])),
         Finding("answers right while steps are shown as text", right, guess, "interval above what needs no steps",
                 float(text["low"]) > guess, "share", float(text["low"]), float(text["high"])),
         Finding(FED_BACK, kept, float(back["unchanged_control"]),
@@ -181,9 +190,11 @@ def _shown(decoded: Scores, guess: float | None) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _notes(found: Sequence[Reading], twins: dict[str, Reading]) -> tuple[str, ...]:
+def _notes(found: Sequence[Reading], decoded: Sequence[Scores], twins: dict[str, Reading]) -> tuple[str, ...]:
     each = "; ".join(
-        f"{r.at('score'):.0%} at layer {r.layer}, filler first from {r.lens.data.attrs['overwrite']}" for r in found
+        f"{r.at('score'):.0%} of the steps at layer {r.layer}, filler first from {r.lens.data.attrs['overwrite']}, "
+        f"{float(d['score'].sel(variant='as it is')):.0%} of the answers right"
+        for r, d in zip(found, decoded, strict=True)
     )
     notes = [
         f"by model: {each}" + (" (the lowest is reported)" if len(found) > 1 else ""),
