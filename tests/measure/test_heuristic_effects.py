@@ -70,6 +70,12 @@ def test_without_a_judged_prompt_every_number_is_nan(bag):
     assert np.isnan(found["score"].values).all() and found.provenance.n == 0
 
 
+def of_answers(model, world):
+    """P(answer) of every cell."""
+    at = torch.tensor(world.answer_ids("clean"))
+    return model.logits(CELLS.prompts).softmax(-1)[torch.arange(100), at].numpy()
+
+
 def test_a_heuristics_own_prompts_lose_more(bag):
     world, model, sites, masks = bag
     names = list(world.truth["heuristics"].values())
@@ -81,10 +87,11 @@ def test_a_heuristics_own_prompts_lose_more(bag):
         model, CELLS.prompts, world.answer_ids("clean"), sites, member, everywhere, list(groups)
     )
     with model.edited(*zeroed([s for s, m in zip(sites, member[:, 0], strict=True) if m])):
-        wrong = (model.logits(CELLS.prompts).argmax(-1) != torch.tensor(world.answer_ids("clean"))).numpy()
-    assert found["score"].values[0] == pytest.approx(100 * wrong[1::2].mean())
-    assert found["control"].values[0] == pytest.approx(100 * wrong[::2].mean())
-    assert wrong.any() and found["size"].values.tolist() == [5, 4]
+        after = of_answers(model, world)
+    lost = 100 * (of_answers(model, world) - after)
+    assert found["score"].values[0] == pytest.approx(lost[1::2].mean(), abs=1e-3)
+    assert found["control"].values[0] == pytest.approx(lost[::2].mean(), abs=1e-3)
+    assert lost.mean() > 5 and found["size"].values.tolist() == [5, 4]
 
 
 def test_the_important_neurons_suffice_and_decoys_do_not(bag):

@@ -1,7 +1,8 @@
 """Knock out all neurons of one heuristic: do the prompts that satisfy it lose more than those that do not?
 
 The members are put to 0 at the last position together, heuristic by heuristic. Control: what the same knock-out costs prompts
-that do not satisfy the heuristic. Source: Nikankin et al. 2024 (at most 100 prompts of either side). Heuristics with the same
+that do not satisfy the heuristic. Source: Nikankin et al. 2024, who count right answers; the answer's probability is read here,
+since in a redundant bag one heuristic alone seldom turns an answer. Heuristics with the same
 members are asked once. Cost: a sweep of one edit a heuristic over the prompts.
 """
 
@@ -15,7 +16,7 @@ from conceptlab.evidence import bootstrap_mean
 from conceptlab.evidence.sign_flips import sign_flip_p
 from conceptlab.measure.effects.heuristic_knockout import zeroed
 from conceptlab.model import Model
-from conceptlab.model.metric import right
+from conceptlab.model.metric import prob
 from conceptlab.model.model import Texts
 from conceptlab.model.sweep import sweep
 from conceptlab.results import Provenance, Scores, Site
@@ -42,11 +43,11 @@ def heuristic_specificity(  # noqa: PLR0913 - one experiment, fully stated
     fewest: int = 1,
     seed: int = 0,
 ) -> Scores:
-    """For every heuristic of at least `fewest` members: points of accuracy (0 to 100) lost by the prompts that satisfy it
-    (`score`) and by those that do not (`control`). `member` [neuron, heuristic], `masks` [heuristic, prompt].
+    """For every heuristic of at least `fewest` members: points of the answer's probability (0 to 100) lost by the prompts that
+    satisfy it (`score`) and by those that do not (`control`). `member` [neuron, heuristic], `masks` [heuristic, prompt].
 
     Axis heuristic: `score`, `control`, `size`. Attributes over heuristics: `mean`, `low`, `high` (95 %), `mean_control`, `p` of
-    the paired difference. Only prompts answered right are judged. Raises InputError where shapes do not fit."""
+    the paired difference. Raises InputError where shapes do not fit."""
     batch, before = model.encode(prompts), model.forwards
     if member.shape != (len(neurons), len(names)) or masks.shape != (len(names), len(batch)):
         raise InputError(
@@ -57,10 +58,9 @@ def heuristic_specificity(  # noqa: PLR0913 - one experiment, fully stated
     items = [zeroed([neurons[n] for n in np.flatnonzero(member[:, h]).tolist()]) for h in chosen]
     if not items:
         raise InputError(f"no heuristic has {fewest} members; lower fewest")
-    found = sweep(model, batch, items, right(answers))
-    correct = found.clean == 1
-    lost = 100 * (1 - found.values[:, correct])
-    here = masks[np.array(chosen, dtype=int)][:, correct]
+    found = sweep(model, batch, items, prob(answers))
+    lost = 100 * (found.clean - found.values)
+    here = masks[np.array(chosen, dtype=int)]
     sides = np.array([[_mean(one[inside]), _mean(one[~inside])] for one, inside in zip(lost, here, strict=True)])
     sides = sides.reshape(-1, 2)
     data = xr.Dataset(
@@ -69,7 +69,7 @@ def heuristic_specificity(  # noqa: PLR0913 - one experiment, fully stated
         coords={"heuristic": [names[h] for h in chosen]}, attrs=_summary(sides, seed),
     )  # fmt: skip
     provenance = Provenance(
-        "specificity of heuristics", int(correct.sum()), seed, model.name, model.revision,
+        "specificity of heuristics", len(batch), seed, model.name, model.revision,
         settings={"fewest": fewest, "heuristics": len(chosen)}, passes=round(model.forwards - before), causal="ablation",
         warnings=found.notes,
     )  # fmt: skip
