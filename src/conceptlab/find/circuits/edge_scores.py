@@ -159,7 +159,10 @@ def _add(run: ReceiverGradients, changes: Tensor, keep: Tensor, rows: list[int],
             few, first = slice(int(mine[0]), int(mine[-1]) + 1), int(shape.offsets[start + mine[0]])
             at = slice(first, first + len(mine) * int(n))
             found.moments.add(
-                at, values[:, few, :n].reshape(len(rows), -1), gap, null[:, few, :n].reshape(len(null), -1)
+                at,
+                values[:, few, :n].reshape(len(rows), -1),
+                gap,
+                null[:, few, :n].reshape(len(null), len(mine) * int(n)),
             )
         start += len(grads)
 
