@@ -13,6 +13,7 @@ from importlib.metadata import version  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from .atlas_cost import atlas_rows  # noqa: E402
+from .edges import edge_rows  # noqa: E402
 from .engine import fixed_cost_rows, forward_rows, steering_row  # noqa: E402
 from .models import SIZES, make_subject  # noqa: E402
 from .peers import patching_peer_rows, peer_rows  # noqa: E402
@@ -49,6 +50,7 @@ def quick_rows() -> list[Row]:
     rows += fixed_cost_rows(n=5)
     rows += atlas_rows(n_texts=60, n_tokens=8, tiny=True)
     rows += sweep_rows("llama", tiny=True, n_pos=8, limit=1.0)
+    rows += edge_rows(tiny=True, n_pos=8, limit=1.0)
     return rows + starting_rows(runs=1)
 
 
@@ -69,6 +71,7 @@ def parts(*, peers: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "atlas": lambda: atlas_rows(n_texts=4000),
         "sweeps": lambda: [row for kind in SIZES for row in (*sweep_rows(kind), *skipping_rows(kind))],
         "long": lambda: [row for kind in SIZES for row in sweep_rows(kind, n_pos=256, limit=120.0)[:1]],
+        "edges": edge_rows,
         "growth": growth_rows,
     }
     return found | ({"peers": lambda: peer_rows({}), "patching peers": patching_peer_rows} if peers else {})

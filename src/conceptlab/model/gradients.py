@@ -51,13 +51,15 @@ def gradients(  # noqa: PLR0913 - what runs, what is read
     only_values: Sequence[Place] = (),
     rows: Sequence[int] | None = None,
     embed: Tensor | None = None,
+    given: Mapping[Place, Visit] | None = None,
 ) -> Gradients:
     """d metric[row] / d place for every place of rows of one length (rows do not act on one another).
 
     `taps` adds places that are no site; `only_values` are read without a gradient. `rows` numbers the rows for the metric
     (default: in order); `embed` [row, pos, d_model] takes the place of the stream that enters the first block, and is then what
-    the gradient of ("embed", None) is at. A place that the metric does not depend on has gradient 0. Raises InputError for rows
-    of unequal length, a metric of other rows, and one that is NaN. Without places it is one plain forward.
+    the gradient of ("embed", None) is at; `given` changes what stands at a place before it is read. A place that the metric does
+    not depend on has gradient 0. Raises InputError for rows of unequal length, a metric of other rows, and one that is NaN.
+    Without places it is one plain forward.
     """
     equal_lengths(batch)
     rows = range(len(batch)) if rows is None else rows
@@ -66,6 +68,7 @@ def gradients(  # noqa: PLR0913 - what runs, what is read
     written: list[Place] = list(dict.fromkeys([*places, *([] if ends[0] == "logits" else [ends])]))
     watch = _Watch(embed)
     visits = [(model.tap("embed"), None, True, watch.leaf)] if places or embed is not None else []
+    visits += [(_tap(model, place, taps), place[1], True, change) for place, change in (given or {}).items()]
     visits += [(tap := _tap(model, place, taps), place[1], True, watch.place(place, tap)) for place in written]
     read = [place for place in only_values if place not in written]
     visits += [(_tap(model, place, taps), place[1], False, watch.reader(place)) for place in read]
