@@ -1,15 +1,18 @@
 """recall-vs-reasoning: holds on the planted world, on a user's model and files, and not where one circuit serves both."""
 
 import csv
+from functools import partial
 
 import numpy as np
 import pytest
 
 from conceptlab.errors import DataError, InputError
 from conceptlab.model import load_model
-from conceptlab.recipes import Setup
+from conceptlab.recipes import Setup, recall_vs_reasoning
 from conceptlab.recipes.recall_vs_reasoning import TASKS, on_world, reproduce
+from conceptlab.train import Schedule
 from conceptlab.worlds.recall_and_hops import REASONING, RECALL, recall_and_hops
+from conceptlab.worlds.trained_recall import trained_recall
 
 COLUMNS = ("clean", "corrupted", "answer", "distractor")
 
@@ -96,3 +99,17 @@ def test_input_that_cannot_work_is_one_line(world, model, tmp_path):
     for folder, says in cases:
         with pytest.raises((DataError, InputError), match=says):
             reproduce(Setup(quick=True, model=model, data=folder))
+
+
+def test_the_full_form_puts_a_trained_model_beside_the_planted_one(world, monkeypatch, tmp_path):
+    """Three steps teach nothing: what is found on that model must not be called a dissociation."""
+    few = Schedule(steps=3, learning_rate=8e-3, warmup=1)
+    monkeypatch.setattr(recall_vs_reasoning, "trained_recall", partial(trained_recall, schedule=few))
+    trained = recall_vs_reasoning.on_trained(Setup(quick=True, cache=tmp_path), n=80)
+    both = recall_vs_reasoning.beside(on_world(world), trained)
+    marked = {f.name.removeprefix("trained model: "): f for f in both.findings if f.name.startswith("trained model: ")}
+    assert set(marked) == set(by_name(trained)) and len(both.findings) == 10 + len(marked)
+    assert not trained.holds and not both.holds
+    assert any("an ability that it lacks" in note for note in both.notes)
+    assert all(note.startswith("trained model: ") for note in both.notes)
+    assert "trained model: contrast" in both.results and "trained model: recall" in both.provenance.settings
