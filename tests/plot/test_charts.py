@@ -157,3 +157,16 @@ def test_an_effect_map_outlines_what_is_found_and_more_than_a_trace(dims):
     chart.altair()
     assert [r["found"] for r in chart.rows] == [True, False, False, True, False, True]
     assert "3 of 6 cells are outlined" in chart.says
+
+
+def test_a_ranking_whose_table_has_other_axes_is_drawn_by_unit_alone():
+    """A finder may keep [unit, cell] and [unit, kind] beside the ranking: their product is no set of points."""
+    from conceptlab.plot.neurons import neuron_ranking
+    from conceptlab.results import Provenance, Scores, Units
+
+    ranked = {name: ("unit", np.arange(4.0) / 4) for name in ("layer", "index", "score", "control", "p", "q")}
+    wide = {"covers": (("unit", "cell"), np.zeros((4, 300))), "matches": (("unit", "kind"), np.zeros((4, 50)))}
+    data = xr.Dataset({**ranked, **wide}, attrs={"kind": "neuron"})
+    whole = data.assign(layer=("unit", np.zeros(4, int)), index=("unit", np.arange(4)))
+    chart = neuron_ranking(Units("neuron", Scores(whole, Provenance("any", 4, 0))))
+    assert len(chart.rows) == 4

@@ -31,7 +31,8 @@ def neuron_ranking(
     """
     data = neurons.table
     kept = _kept(data["score"].values, most)
-    rows = [_row(row, q_max) for row in rows_of(data.isel(unit=kept), ("layer", "index", *COLUMNS))]
+    columns = ("layer", "index", *COLUMNS)  # alone: a finder may keep other axes in its table
+    rows = [_row(row, q_max) for row in rows_of(data[list(columns)].isel(unit=kept), columns)]
     named = [row["neuron"] for row in rows if row["found"]][:labelled]
     for row in rows:
         row["label"] = row["neuron"] if row["neuron"] in named else None
