@@ -34,13 +34,15 @@ conformance: $(DEV)
 	$(OFFLINE) $(BIN)/python -m tests.conformance.run --all --out docs/models.md
 
 calibration: $(DEV)
-	$(OFFLINE) $(BIN)/python benchmarks/calibration.py
+	$(OFFLINE) $(BIN)/python -m benchmarks.calibration
+	$(OFFLINE) $(BIN)/python -m benchmarks.calibration_causal
 
 bench: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.speed
 
 gallery: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery
+	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_causal
 
 rows: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.rows

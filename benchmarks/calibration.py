@@ -27,6 +27,7 @@ from conceptlab.results.provenance import library_versions
 
 LEVEL = 0.05
 OUT = Path(__file__).parents[1] / "docs" / "calibration.md"
+CAUSAL = "## Causal methods"  # the heading of a section that another script writes
 PROVENANCE = Provenance("calibration", 0, 0)
 
 
@@ -300,7 +301,11 @@ def main() -> None:
     if options.quick:
         print(page(QUICK))
     else:
-        options.out.write_text(page(Size()), encoding="utf-8")
+        before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+        causal = (
+            before[before.find(CAUSAL) :] if CAUSAL in before else ""
+        )  # written by benchmarks/calibration_causal.py
+        options.out.write_text("\n".join([page(Size()), causal] if causal else [page(Size())]), encoding="utf-8")
         print(f"wrote {options.out}")
 
 
