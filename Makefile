@@ -71,5 +71,6 @@ $(DEV): $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache conceptlab-atlas conceptlab-reproductions
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache conceptlab-atlas \
+	  conceptlab-explanations conceptlab-reproductions
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

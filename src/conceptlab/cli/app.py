@@ -29,6 +29,11 @@ FILE_HELP = (
     "with a fraction, are a graded label; other numbers, booleans and names are classes. Default: the embedded concepts."
 )
 
+PAIRS_HELP = (
+    "File of pairs (CSV, JSONL or JSON) with the columns clean, corrupted (texts of equal token length that end before the "
+    "answer), answer and distractor (the next word of the clean text, and the one it stands against)."
+)
+
 
 def _version() -> str:
     from importlib.metadata import version
@@ -65,6 +70,38 @@ def map_(
     from conceptlab.cli.mapping import run_map
 
     return run_map(model, concepts, out, loading, run, output)
+
+
+@app.command
+def explain(
+    model: str,
+    *,
+    pairs: Annotated[Path, Parameter(help=PAIRS_HELP)],
+    out: Path | None = None,
+    n_exact: int = 300,
+    seed: int = 0,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Find the few edges between heads and MLPs that explain a behaviour, and say how sure that is.
+
+    Gradients rank all edges, exact patching re-ranks the top part, and pairs that chose nothing decide; the circuit runs
+    alone beside random circuits of equal size.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id or a local folder.
+    out
+        Folder for the circuit, its picture and its page. Default: ./conceptlab-explanations/<model>-<file>.
+    n_exact
+        How many edges are patched exactly.
+    seed
+        Seed of the halves, resamples and random controls.
+    """
+    from conceptlab.cli.explaining import run_explain
+
+    return run_explain(model, pairs, out, n_exact, seed, loading, output)
 
 
 @models.command

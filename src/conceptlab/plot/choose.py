@@ -7,6 +7,7 @@ from conceptlab.plot.chart import Chart
 from conceptlab.plot.circuit import circuit_graph
 from conceptlab.plot.depth import depth_curve
 from conceptlab.plot.effects import effect_chart
+from conceptlab.plot.faithfulness import faithfulness_chart
 from conceptlab.plot.geometry import cosine_map
 from conceptlab.plot.heads import head_map
 from conceptlab.plot.neurons import neuron_ranking
@@ -21,6 +22,7 @@ BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
     frozenset({"layer", "head"}): patching_map,
     frozenset({"layer", "span"}): patching_map,
     frozenset({"receiver", "sender"}): patching_map,
+    frozenset({"order", "size"}): faithfulness_chart,
 }
 
 

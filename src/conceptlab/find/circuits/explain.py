@@ -18,6 +18,7 @@ is ours. Cost: EAP-IG on half the rows; 22 runs of the blocks above the receiver
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from conceptlab.model.batch import Batch
 from conceptlab.model.edge_run import EdgeRun, edge_run
 from conceptlab.model.metric import Metric
 from conceptlab.model.model import Model, Texts
+from conceptlab.plot import circuit_graph
 from conceptlab.results import Circuit, Provenance, Scores
 from conceptlab.runs import SILENT, Progress
 
@@ -84,6 +86,24 @@ class Explanation:
                 f"{c.control[i]:+.3f}), q = {c.q[i]:.2g}, chosen in {self.chosen[i]:.0%} of resamples"
             )
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain values: the edges with all that was measured of each, the circuit's share beside random ones, and the notes."""
+        c, names = self.circuit, ("weights", "low", "high", "exact", "control", "p", "q")
+        edges = [
+            {"source": a, "target": b, **{n: float(getattr(c, n)[i]) for n in names},
+             "direction": self.direction[i], "chosen": float(self.chosen[i])}
+            for i, (a, b) in enumerate(c.edge_names())
+        ]  # fmt: skip
+        share = {n: float(self.faithfulness[n].values[0]) for n in ("score", "low", "high", "control", "p")}
+        return {
+            "metric": c.metric, "n_edges": c.shape.n_edges, "edges": edges, "faithfulness": share, "notes": list(self.notes),
+            "provenance": c.provenance.to_record(),
+        }  # fmt: skip
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        drawn = circuit_graph(self.circuit)._repr_mimebundle_() if len(self.circuit) else {}
+        return {**drawn, "text/plain": str(self)}
 
 
 def explain_behaviour(  # noqa: PLR0913 - one question, fully stated
