@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from conceptlab.atlas import Atlas, ConceptMap, map_concepts
     from conceptlab.catalog import papers, reproduce
     from conceptlab.data import Concept, ConceptSet, read_concepts
+    from conceptlab.find.circuits.explain import explain_behaviour
     from conceptlab.measure.patching.activation_patching import activation_patching
     from conceptlab.measure.patching.attention_knockout import attention_knockout
     from conceptlab.measure.patching.path_patching import path_patching
