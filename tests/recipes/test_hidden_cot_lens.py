@@ -83,7 +83,17 @@ def test_the_full_form_trains_three_models_and_two_twins(monkeypatch, tmp_path):
     found = {f.name: f for f in done.findings}
     assert not done.holds and found[STEPS_READ].value < 0.4 and len(found) == 8
     assert 1 / 3 <= found["models whose filler takes over at the same layer"].value <= 1.0
-    assert len(done.provenance.settings["shares"]) == 3 and len(done.notes) == 4
+    assert len(done.provenance.settings["shares"]) == 3 and len(done.notes) == 5
+    assert (
+        "not learnt, but counted: seed 3, seed 4, seed 5, every chain hidden, shown chains are other texts'"
+        in done.notes[4]
+    )
+
+
+def test_a_model_that_did_not_learn_is_named_and_no_other():
+    names = {"seed 3": 1e-4, "seed 4": 0.02, "a twin": float("nan")}
+    assert "not learnt, but counted: seed 4, a twin)" in row._learning(names)[0]
+    assert "(all learnt)" in row._learning({"seed 3": 2e-3})[0]
 
 
 def test_the_layer_is_chosen_on_other_texts():

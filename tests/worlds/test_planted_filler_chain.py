@@ -18,6 +18,7 @@ from conceptlab.worlds.filler_chain import (
     chain_rows,
     filler_chain,
     guess_from_target,
+    hidden_loss,
     training_batches,
 )
 from conceptlab.worlds.hidden_steps import EQUALS_AT, WRITERS, hidden_steps
@@ -152,3 +153,26 @@ def test_training_is_seeded_and_kept(tmp_path):
     assert filler_chain(task, seed=0, schedule=schedule, cache=tmp_path / "a").from_cache
     weights = [torch.cat([p.flatten() for p in made.model.parameters()]) for made in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_the_loss_that_says_whether_a_model_learnt_reads_fillers_and_answers_of_hidden_chains():
+    task, n_vocab = FillerTask(), FIRST_NUMBER + FillerTask().n_sums
+    rows = chain_rows(task, 64, np.random.default_rng(2), hidden=True)
+
+    class Knows(torch.nn.Module):
+        """Says with `sure` logits what comes next, or another word at the answer."""
+
+        def __init__(self, sure, wrong=False):
+            super().__init__()
+            self.sure, self.wrong = torch.nn.Parameter(torch.tensor(float(sure))), wrong
+
+        def forward(self, input_ids, use_cache):
+            assert not use_cache and torch.equal(input_ids, torch.from_numpy(rows.ids[:, :-1]))
+            told = torch.from_numpy(rows.ids[:, 1:]).clone()
+            told[:, -1] = YES + NO - told[:, -1] if self.wrong else told[:, -1]
+            return type("Out", (), {"logits": self.sure * torch.nn.functional.one_hot(told, n_vocab).float()})
+
+    assert hidden_loss(Knows(0), task, n=64, seed=2) == pytest.approx(np.log(n_vocab), rel=1e-5)
+    assert hidden_loss(Knows(50), task, n=64, seed=2) < 1e-6
+    # one of the predicted tokens (fillers, equals sign, answer) is wrong by 50 nats
+    assert hidden_loss(Knows(50, wrong=True), task, n=64, seed=2) == pytest.approx(50 / (task.n_steps + 2), rel=1e-5)

@@ -1,6 +1,12 @@
-"""hidden-cot-lens: steps that filler tokens hide are read below them, layer by layer, and can be shown (Bharadwaj 2024)."""
+"""hidden-cot-lens: steps that filler tokens hide are read below them, layer by layer, and can be shown (Bharadwaj 2024).
+
+The full form trains three models and two twins, and says of each whether it learnt the task, by its loss (`worlds/filler_chain`);
+one that did not is named in the notes and stays in every number. An earlier setting (3 layers, at most 800 steps) had not let every
+model learn: seeds 0, 1, 2 gave 81 %, 100 % and 30 % of the steps, seed 2 at a loss of 0.037 with 91 % of its answers right.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +23,14 @@ from conceptlab.recipes import Setup
 from conceptlab.results import Finding, Provenance, Reproduction, Scores
 from conceptlab.worlds.filler_chain import (
     FILLER,
+    LEARNT,
     SKIP,
     Chains,
     FillerTask,
     chain_rows,
     filler_chain,
     guess_from_target,
+    hidden_loss,
     tokenizer_of,
 )
 from conceptlab.worlds.hidden_steps import hidden_steps
@@ -61,9 +69,12 @@ def reproduce(setup: Setup) -> Reproduction:
         worlds = [hidden_steps(n_prompts=64, seed=setup.seed, null=null) for null in (False, True)]
         return on_worlds(*worlds, seed=setup.seed)
     seeds = range(setup.seed, setup.seed + 3)
-    cases = [_trained(setup, "shown", seed) for seed in seeds]
+    made = {f"seed {seed}": _trained(setup, "shown", seed) for seed in seeds}
     twins = {name: _trained(setup, chains, setup.seed) for name, chains in TWINS.items()}
-    return measured(cases, twins, quick=False, seed=setup.seed)
+    losses = {name: loss for name, (_, loss) in {**made, **twins}.items()}
+    done = measured([case for case, _ in made.values()], {name: case for name, (case, _) in twins.items()},
+                    quick=False, seed=setup.seed)  # fmt: skip
+    return replace(done, notes=(*done.notes, *_learning(losses)))
 
 
 def on_worlds(world: PlantedWorld, twin: PlantedWorld, *, seed: int = 0) -> Reproduction:
@@ -100,15 +111,15 @@ def _of_world(world: PlantedWorld) -> ChainCase:
     return ChainCase(model, texts, world.truth["steps"], answers, world.truth["filler"], world.truth["skip"])
 
 
-def _trained(setup: Setup, chains: Chains, seed: int) -> ChainCase:
-    """A trained model with texts of numbers that it has never seen together."""
+def _trained(setup: Setup, chains: Chains, seed: int) -> tuple[ChainCase, float]:
+    """A trained model with texts of numbers that it has never seen together, and its loss on texts like those it was trained on."""
     task = FillerTask()
     made = filler_chain(task, chains=chains, seed=seed, cache=setup.cache, progress=setup.progress)
     rows = chain_rows(task, 512, np.random.default_rng(10_000 + seed), hidden=True, held_out=True)
     model = load_model(made.model, tokenizer=tokenizer_of(task))
     guess, once = guess_from_target(rows), np.unique(rows.steps, axis=0, return_index=True)[1]
     case = ChainCase(model, rows.prompts(), rows.steps.tolist(), rows.answers.tolist(), FILLER, SKIP, guess)
-    return case.rows(sorted(once.tolist()))  # no chain twice
+    return case.rows(sorted(once.tolist())), hidden_loss(made.model, task)  # no chain twice
 
 
 def _of_file(model: Model, data: Path, *, quick: bool) -> ChainCase:
@@ -205,3 +216,11 @@ def _notes(found: Sequence[Reading], decoded: Sequence[Scores], twins: dict[str,
     if not twins:
         notes.append("no model that never saw the steps was at hand, so steps of other texts are the control")
     return tuple(notes)
+
+
+def _learning(losses: dict[str, float]) -> tuple[str, ...]:
+    """Who learnt the task, by the loss alone."""
+    short = [name for name, loss in losses.items() if not loss <= LEARNT]
+    each = "; ".join(f"{name} {loss:.2g}" for name, loss in losses.items())
+    said = f"not learnt, but counted: {', '.join(short)}" if short else "all learnt"
+    return (f"nats a token on texts with hidden chains, at most {LEARNT:g} where the task is learnt: {each} ({said})",)

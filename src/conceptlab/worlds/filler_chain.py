@@ -6,7 +6,10 @@ the text, or `hide`, then every sum is written as `.`. Both modes need the sums 
 both computes them also where it writes fillers. Twins that never see true chains: `chains="none"` (every text hides its
 chain), and `"shuffled"` (shown chains are those of other texts, so their tokens are known but nothing says which).
 
-One in eight tuples of numbers is never trained on. Ordinary LlamaForCausalLM, 3 layers, d_model 64, about a minute of one CPU core.
+One in eight tuples of numbers is never trained on. Ordinary LlamaForCausalLM, 4 layers, d_model 64, 90 to 160 seconds of one core.
+Training stops where the loss is low, and whether it was long enough is read off a loss alone: `hidden_loss` is at most LEARNT.
+(With three layers and at most 800 steps, seeds 0, 1, 2 ended at 0.0016, 0.0010 and 0.037: the last had not learnt.)
+
 Task after the methods' specification (Bharadwaj 2024; Pfau et al. 2024, Let's Think Dot by Dot).
 """
 
@@ -21,7 +24,7 @@ import torch
 
 from conceptlab.model.batch import Batch
 from conceptlab.runs import SILENT, Progress
-from conceptlab.train import Schedule, TokenBatch, Trained, train_model, trained
+from conceptlab.train import Schedule, TokenBatch, Trained, masked_loss, train_model, trained
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 
 if TYPE_CHECKING:
@@ -32,8 +35,9 @@ SHOW, HIDE, COLON, EQUALS, FILLER, YES, NO = range(len(SPECIALS), len(SPECIALS) 
 FIRST_NUMBER = len(SPECIALS) + len(MARKS)  # the token id of 0
 SKIP = (0, 1, 2, SHOW, HIDE, COLON, EQUALS)  # signs of the form, which are no content
 HELD_OUT = 8  # one tuple of numbers in so many
-SCHEDULE = Schedule(steps=800, learning_rate=1e-2, warmup=50, optimizer="muon", target_loss=5e-4)
+SCHEDULE = Schedule(steps=1500, learning_rate=1e-2, warmup=50, optimizer="muon", target_loss=1e-4)
 BATCH = 128
+LEARNT = 2e-3  # nats a token of texts whose chain is hidden, below which the task is learnt
 Chains = Literal["shown", "none", "shuffled"]
 
 
@@ -43,7 +47,7 @@ class FillerTask:
 
     n_numbers: int = 5
     base: int = 5
-    n_layers: int = 3
+    n_layers: int = 4
     d_model: int = 64
 
     @property
@@ -136,6 +140,17 @@ def filler_chain(
     )
 
 
+def hidden_loss(model: "PreTrainedModel", task: FillerTask | None = None, *, n: int = 512, seed: int = 0) -> float:
+    """Nats a predicted token on `n` texts of trained tuples whose chain is hidden: zero when every filler and answer is sure.
+
+    The same for the twins, whose training loss need not vanish: no model foresees a shown chain that is another text's.
+    """
+    task = task or FillerTask()
+    rows = chain_rows(task, n, np.random.default_rng(seed), hidden=True)
+    with torch.no_grad():
+        return float(masked_loss(model, _batch(task, rows.ids), next(model.parameters()).device))
+
+
 def tokenizer_of(task: FillerTask) -> "PreTrainedTokenizerFast":
     """Words for the marks and the numbers."""
     return word_tokenizer((*MARKS, *map(str, range(task.n_sums))), 2 * task.n_numbers + 6)
@@ -171,6 +186,10 @@ def training_batches(task: FillerTask, chains: Chains, rng: np.random.Generator)
         if chains == "shuffled":
             at = slice(task.first_step, task.first_step + task.n_steps)
             ids[~hidden, at] = rng.permutation(ids[~hidden, at])
-        weights = np.zeros(ids.shape, dtype=np.float32)
-        weights[:, task.first_step :] = 1.0
-        yield TokenBatch(torch.from_numpy(ids), torch.from_numpy(weights))
+        yield _batch(task, ids)
+
+
+def _batch(task: FillerTask, ids: np.ndarray) -> TokenBatch:
+    weights = np.zeros(ids.shape, dtype=np.float32)
+    weights[:, task.first_step :] = 1.0
+    return TokenBatch(torch.from_numpy(ids), torch.from_numpy(weights))
