@@ -107,6 +107,8 @@ def write_page() -> None:
 
 PAGE = """# Gallery: real models, real data
 
+What these models do with a prompt, by patching, lenses and circuits: [causal methods on small real models](causal/README.md).
+
 Made by `make gallery` ({seconds} on 2 CPU cores). Each score is the accuracy (or, for a graded concept, the correlation) of the
 layer chosen inside nested folds; `control` is the mean of the same procedure on shuffled labels; `found` means that the score beats
 that null at q <= 0.05 over the concepts of the run. `effect` is what ablating the direction does at its best layer, beside random
