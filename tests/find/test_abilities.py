@@ -117,6 +117,15 @@ def test_either_set_costs_its_own_task_and_spares_the_other():
     assert of["index_low"] > 1.2 and of["index_null"] < 0.3 and of["index_random"] < 0.1 and of["index_p"] <= 0.001
     assert of["index"] == pytest.approx((score[0, 0] - score[0, 1] + score[1, 1] - score[1, 0]) / 100)
     assert lost["accuracy"].values.tolist() == [1.0, 1.0] and lost["size"].values.tolist() == [7, 8]
+    assert not lost.provenance.warnings
+
+
+def test_a_set_that_leaves_too_few_units_for_its_random_sets_says_so():
+    model, tasks = setting(n=24)
+    most = [Site("z", 2, (head,)) for head in range(3)]
+    lost = double_dissociation(model, tasks, {"recall": [Site("mlp_post", 1, (0,))], "reasoning": most}, n_random=2)
+    says = "reasoning has 3 heads of layer 2, and its random sets 1, all that are left there"
+    assert lost.provenance.warnings == (says,)
 
 
 def test_sets_without_effect_or_of_one_circuit_show_no_dissociation():

@@ -102,7 +102,7 @@ def test_input_that_cannot_work_is_one_line(world, model, tmp_path):
 
 
 def test_the_full_form_puts_a_trained_model_beside_the_planted_one(world, monkeypatch, tmp_path):
-    """Three steps teach nothing: what is found on that model must not be called a dissociation."""
+    """Three steps teach nothing: what is found on that model must not be called a dissociation, nor the row hold."""
     few = Schedule(steps=3, learning_rate=8e-3, warmup=1)
     monkeypatch.setattr(recall_vs_reasoning, "trained_recall", partial(trained_recall, schedule=few))
     trained = recall_vs_reasoning.on_trained(Setup(quick=True, cache=tmp_path), n=80)
@@ -110,6 +110,22 @@ def test_the_full_form_puts_a_trained_model_beside_the_planted_one(world, monkey
     marked = {f.name.removeprefix("trained model: "): f for f in both.findings if f.name.startswith("trained model: ")}
     assert set(marked) == set(by_name(trained)) and len(both.findings) == 10 + len(marked)
     assert not trained.holds and not both.holds
+    verdicts = {name: f.holds for name, f in marked.items() if f.holds is not None}
+    assert verdicts == {f"answers to {task} puzzles never trained on that are right": False for task in TASKS}
+    assert all(f.value < 50 and f.low <= f.value <= f.high for name, f in marked.items() if name in verdicts)
     assert any("an ability that it lacks" in note for note in both.notes)
+    assert any("bars of the planted world; it misses: " in note for note in both.notes)
     assert all(note.startswith("trained model: ") for note in both.notes)
     assert "trained model: contrast" in both.results and "trained model: recall" in both.provenance.settings
+
+
+def test_a_trained_model_with_both_abilities_need_not_keep_them_apart(world):
+    """The twin in which one circuit serves both stands in for one: no verdict on it but that it can do both."""
+    null = recall_and_hops(n_prompts=96, seed=5, null=True)
+    apart, mixed = on_world(world), on_world(null, seed=5)
+    both = recall_vs_reasoning.beside(apart, mixed)
+    assert apart.holds and not mixed.holds and both.holds
+    missed = [note for note in both.notes if "bars of the planted world; it misses: " in note]
+    assert len(missed) == 1 and "index of double dissociation" in missed[0]
+    same = recall_vs_reasoning.beside(apart, apart)
+    assert same.notes[-1] == "trained model: meets 8 of the 8 bars of the planted world"

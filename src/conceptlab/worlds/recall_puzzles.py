@@ -6,7 +6,9 @@ kinds share context, length, question and the set of their answers; they differ 
 subject. Neither subject's fact is said in its context.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -54,6 +56,13 @@ MODES = {"recall": "know", "reasoning": "find"}
 STOP = "."
 
 
+class Asked(Protocol):
+    """A context that both tasks ask about, and with `other` about another subject of it."""
+
+    def text(self, task: str, *, other: bool = False) -> str: ...
+    def answer(self, task: str, facts: list[int], *, other: bool = False) -> str: ...
+
+
 @dataclass(frozen=True)
 class Puzzle:
     """Two subjects with their middles and attributes (numbers of words), the order of the four sentences, and whose answer is
@@ -64,19 +73,12 @@ class Puzzle:
     attributes: tuple[int, int]
     order: tuple[int, ...]
     asked: int
-    named: bool = False  # middles are subjects, too
-
-    @property
-    def middle_words(self) -> tuple[str, str]:
-        """The words of the middles."""
-        known = SUBJECTS if self.named else MIDDLES
-        return known[self.middles[0]], known[self.middles[1]]
 
     def text(self, task: str, *, other: bool = False) -> str:
         """The prompt of one task, with `other` that of the other subject."""
-        s, m, a = self.subjects, self.middle_words, self.attributes
-        said = [f"{SUBJECTS[s[i]]} {m[i]} {STOP}" for i in (0, 1)]
-        said += [f"{m[i]} {ATTRIBUTES[a[i]]} {STOP}" for i in (0, 1)]
+        s, m, a = self.subjects, self.middles, self.attributes
+        said = [f"{SUBJECTS[s[i]]} {MIDDLES[m[i]]} {STOP}" for i in (0, 1)]
+        said += [f"{MIDDLES[m[i]]} {ATTRIBUTES[a[i]]} {STOP}" for i in (0, 1)]
         asked = 1 - self.asked if other else self.asked
         return " ".join([*(said[i] for i in self.order), MODES[task], SUBJECTS[s[asked]]])
 
@@ -91,13 +93,8 @@ def words(n_kinds: int) -> tuple[str, ...]:
     return (*SUBJECTS[:n_kinds], *MIDDLES[:n_kinds], *ATTRIBUTES[:n_kinds], *MODES.values(), STOP)
 
 
-def make_puzzles(
-    n: int, facts: list[int], rng: np.random.Generator, *, ordered: bool = False, named: bool = False
-) -> list[Puzzle]:
-    """`n` puzzles over as many subjects, middles and attributes as there are `facts` (at least 4); subjects are asked in turn.
-
-    `ordered`: the middles' sentences come first; `named`: middles are other subjects.
-    """
+def make_puzzles(n: int, facts: list[int], rng: np.random.Generator) -> list[Puzzle]:
+    """`n` puzzles over as many subjects, middles and attributes as there are `facts` (at least 4); subjects are asked in turn."""
     kinds, found = len(facts), []
     for row in range(n):
         asked, other = row % kinds, int(rng.integers(1, kinds))
@@ -105,14 +102,13 @@ def make_puzzles(
         beside = (asked + other) % kinds
         subjects = (asked, beside) if place == 0 else (beside, asked)
         free = [a for a in range(kinds) if a not in (facts[subjects[0]], facts[subjects[1]])]
-        between = [m for m in range(kinds) if not (named and m in subjects)]
-        m, a = rng.choice(between, 2, replace=False).tolist(), rng.choice(free, 2, replace=False).tolist()
-        order = np.lexsort((rng.random(4), (1, 1, 0, 0) if ordered else (0, 0, 0, 0))).tolist()
-        found.append(Puzzle(subjects, (m[0], m[1]), (a[0], a[1]), tuple(order), place, named))
+        m, a = rng.choice(kinds, 2, replace=False).tolist(), rng.choice(free, 2, replace=False).tolist()
+        order = rng.random(4).argsort().tolist()
+        found.append(Puzzle(subjects, (m[0], m[1]), (a[0], a[1]), tuple(order), place))
     return found
 
 
-def pairs_of(puzzles: list[Puzzle], task: str, facts: list[int], *, answered_as: str = "") -> AnswerPairs:
+def pairs_of(puzzles: Sequence[Asked], task: str, facts: list[int], *, answered_as: str = "") -> AnswerPairs:
     """One task of the puzzles as clean and corrupted texts; `answered_as` takes the answers of another task."""
     as_task = answered_as or task
     return AnswerPairs(

@@ -51,8 +51,8 @@ def double_dissociation(  # noqa: PLR0913 - one experiment, fully stated
     Axes set and task (the same names): `score` cost in points of accuracy, `low`, `high` (95 %, rows drawn again), `control` mean
     cost of the random sets, `control_high` their 95 % point, `p`, `q` over the table; axis task: `accuracy`; axis set: `size`.
     Attributes: `index` with `index_low`, `index_high`, `index_p` and `index_null` (95 % point) under shuffled tasks, and
-    `index_random` (95 % point over pairs of random sets). Raises InputError as `two_tasks`, and for sets that are empty, not of
-    these tasks, or overlap.
+    `index_random` (95 % point over pairs of random sets). Warnings say where too few units are left for a random set. Raises
+    InputError as `two_tasks`, and for sets that are empty, not of these tasks, or overlap.
     """
     names, before = two_tasks(tasks), model.forwards
     if set(units) != set(names):
@@ -72,11 +72,12 @@ def double_dissociation(  # noqa: PLR0913 - one experiment, fully stated
     data["accuracy"] = ("task", np.array([run.clean.mean() for run in runs]))
     data["size"] = ("set", np.array([sum(m.sum() for m in mask.values()) for mask in masks]))
     data.attrs.update(_index(costs, n_random, n_permutations, seed))
+    told = [note for run in runs for note in run.notes]
     provenance = Provenance(
         "double dissociation", sum(len(task) for task in tasks.values()), seed, model.name, model.revision, causal="ablation",
         settings={"n_random": n_random, "op": "mean", "positions": "last",
                   "sets": {name: [str(site) for site in units[name]] for name in names}},
-        passes=round(model.forwards - before), warnings=tuple(dict.fromkeys(n for run in runs for n in run.notes)),
+        passes=round(model.forwards - before), warnings=tuple(dict.fromkeys([*_short(names, masks, closed), *told])),
     )  # fmt: skip
     return Scores(data, provenance)
 
@@ -104,6 +105,20 @@ def _random(mask: _Masks, closed: _Masks, n: int, seed: int) -> list[_Masks]:
         if chosen.any()
     }
     return [{place: sets[i] for place, sets in drawn.items()} for i in range(n)]
+
+
+def _short(names: Sequence[str], masks: Sequence[_Masks], closed: _Masks) -> list[str]:
+    """Where fewer units are left outside the sets than a set has, so that its random sets are smaller than it is."""
+    notes = []
+    for name, mask in zip(names, masks, strict=True):
+        for (site, layer), chosen in mask.items():
+            wanted, left = int(chosen.sum()), int((~closed[site, layer]).sum())
+            if wanted > left:
+                kind = "heads" if site == "z" else "neurons"
+                notes.append(
+                    f"{name} has {wanted} {kind} of layer {layer}, and its random sets {left}, all that are left there"
+                )
+    return notes
 
 
 def _means(
