@@ -92,6 +92,7 @@ def worst(model: Model, batch: Batch, edits: list, metric: Metric) -> float:
 def test_equal_to_plain_full_runs(kind: str) -> None:
     model = case_of(kind).model
     assert model.sweep_strategy.kind == ("packed" if kind in PACKED else "whole")
+    assert model.sweep_strategy.late == (kind in PACKED)
     batch = rows_of(model)
     edits = some_edits(model, batch)
     metric = logit_diff([11, 12, 13], [21, 22, 23])

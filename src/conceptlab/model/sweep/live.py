@@ -53,13 +53,17 @@ class Live:
         piece = (np.cumsum(self.counts) - 1) // max(most_tokens, 1)
         cut = np.flatnonzero(np.diff(piece)) + 1
         parts = np.split(np.arange(len(self.first)), cut)
-        return [Live(self.work.select(p), self.number[p], self.first[p], self.n_pos) for p in parts if len(p)]
+        return [self.part(p) for p in parts if len(p)]
+
+    def part(self, units: np.ndarray) -> "Live":
+        """Units side by side."""
+        return Live(self.work.select(units), self.number[units], self.first[units], self.n_pos)
 
 
-def live_at(work: Work, layer: int, n_pos: int) -> Live:
-    """The units of a pass that run at block `layer`."""
+def live_at(work: Work, layer: int, n_pos: int, *, apart: bool) -> Live:
+    """The units of a pass that run at block `layer`; with `apart` those that join there come last."""
     index = np.flatnonzero(work.join <= layer)
-    index = index[np.lexsort((work.join[index], work.start[index]))]
+    index = index[np.lexsort((work.join[index], work.start[index], apart & (work.join[index] == layer)))]
     chosen = work.select(index)
     return Live(chosen, index, chosen.start, n_pos)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from conceptlab.model.attention import AttentionCall, handle_attention
 from conceptlab.model.instrument import Placed, StopForward
 from conceptlab.model.sweep.clean import Kept, Seen
+from conceptlab.model.sweep.late import BEFORE, Made, late_z, standing_still
 from conceptlab.model.sweep.live import Live, at_last, joined, live_at, moved
 from conceptlab.model.sweep.pattern import PatternEdits
 from conceptlab.model.sweep.work import Work
@@ -25,7 +26,6 @@ from conceptlab.model.sweep.writes import Write
 
 Writes = dict[tuple[str, int | None], list[Write]]
 PIECE = 1024  # tokens in one call of a block: matrix products are at full speed, and what lies between them stays in the caches
-IN_ATTENTION = ("q", "k", "v", "pattern")
 
 
 @dataclass(eq=False)
@@ -41,6 +41,9 @@ class Packed:
     _layer: int = field(default=0, init=False)
     _last: bool = field(default=False, init=False)
     _stored: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+    _making: bool = field(default=False, init=False)
+    _made: Made | None = field(default=None, init=False)
+    _given: Tensor | None = field(default=None, init=False)
 
     def run(self, work: Work) -> Tensor:
         """The stream (or the site that is read) at the last position of every unit of `work`, [unit, width]."""
@@ -61,9 +64,11 @@ class Packed:
     def _grown(self, work: Work, layer: int, stream: Tensor, old: Live | None) -> tuple[Tensor, Live]:
         """The stream that enters block `layer` [1, token, d_model], with the units that join there and their writes."""
         n_pos, clean = self.kept.run.n_pos, self.kept.run.streams[layer]
-        live = live_at(work, layer, n_pos)
+        live = live_at(work, layer, n_pos, apart=self._is_late(layer))
         new = joined(old, live)
-        if old is None or len(new):
+        if old is not None and not len(new):
+            live = old
+        else:
             rows, pos = live.places()
             grown = clean.new_empty(live.n_tokens, clean.shape[-1])
             fresh = np.isin(np.arange(len(live.first)), new).repeat(live.counts)
@@ -80,14 +85,16 @@ class Packed:
         """Block `layer` on all live tokens, piece by piece; after the last block only the last token of each unit is left."""
         held: list[Tensor] = []
         ends, at = [], 0
-        for piece in live.pieces(PIECE):
-            here = slice(at, at + piece.n_tokens)
-            at += piece.n_tokens
-            out = self._piece(layer, stream[:, here], piece, held, last=last)
-            if last:
-                ends.append(out)
-            else:
-                stream[:, here] = out
+        joins = self._is_late(layer) & (live.work.join == layer)
+        for run, part in ((self._piece, ~joins), (self._late_piece, joins)):
+            for piece in live.part(np.flatnonzero(part)).pieces(PIECE):
+                here = slice(at, at + piece.n_tokens)
+                at += piece.n_tokens
+                out = run(layer, stream[:, here], piece, held, last=last)
+                if last:
+                    ends.append(out)
+                else:
+                    stream[:, here] = out
         return torch.cat(ends, 1) if last else stream, torch.cat(held) if held else None
 
     def _piece(self, layer: int, stream: Tensor, live: Live, held: list[Tensor], *, last: bool) -> Tensor:
@@ -103,11 +110,44 @@ class Packed:
         with run.model.instrument.visiting(self._visits(layer, self._live, held)):
             return run.packed_block(layer, stream, rows, pos)
 
+    # -- units that join --------------------------------------------------------------------------------------------
+    def _is_late(self, layer: int) -> bool:
+        """Whether units that join at block `layer` take its clean queries, keys and values from the clean run."""
+        if not self.kept.late or layer in self.patterns or (self.read is not None and self.read[1] == layer):
+            return False
+        return not any(at == layer and name in BEFORE for name, at in self.writes)
+
+    def _late_piece(self, layer: int, stream: Tensor, live: Live, held: list[Tensor], *, last: bool) -> Tensor:
+        """The same for units that join here: only their changed tokens are projected."""
+        run, seen = self.kept.run, self.kept.seen[layer]
+        self._layer, self._live, self._stored, changed = layer, live, None, self._changed(layer, live)
+        rows, pos = live.places()
+        if len(changed):
+            at = torch.from_numpy(changed)
+            self._making = True
+            with suppress(StopForward):
+                run.packed_block(layer, stream[:, at], rows[at], pos[at])
+        z = late_z(seen, live, live.n_pos - 1 if last else -1, self._made if len(changed) else None, changed)
+        if last:
+            stream = stream[:, torch.from_numpy(live.offset + live.counts - 1)]
+            self._live = at_last(live)
+            rows, pos = self._live.places()
+        self._given = z[None]
+        with standing_still(seen.projections), run.model.instrument.visiting(self._visits(layer, self._live, held)):
+            return run.packed_block(layer, stream, rows, pos)
+
+    def _changed(self, layer: int, live: Live) -> np.ndarray:
+        """Places of the tokens whose stream was written before block `layer`."""
+        before = [("resid_pre", layer), ("embed", None) if layer == 0 else ("resid_post", layer - 1)]
+        found = [token for site in before for w in self.writes.get(site, ()) for token, _ in self._cells(live, w)]
+        return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
     def _visits(self, layer: int, live: Live, held: list[Tensor]) -> list[Placed]:
         """Writers at the block's modules, in the order of the forward, and the reader of the site that is read."""
         model, visits = self.kept.run.model, []
         for (name, at), writes in self.writes.items():
-            if at == layer and name not in (*IN_ATTENTION, "resid_pre", "resid_post"):
+            if at == layer and name not in (*BEFORE, "resid_pre", "resid_post"):
                 tap = model.tap(name, layer)
                 if tap.side != "attention":
                     visits.append(
@@ -132,14 +172,18 @@ class Packed:
             self._apply(stream[0], live, self.writes[site])
 
     def _apply(self, tokens: Tensor, live: Live, writes: list[Write]) -> None:
+        for write in writes:
+            for token, cells in self._cells(live, write):
+                write.apply(tokens, (torch.from_numpy(token).to(tokens.device),), torch.from_numpy(cells))
+
+    def _cells(self, live: Live, write: Write) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Places of the tokens that a write touches among those of `live`, and the numbers of its cells."""
         table = np.full((self.n_items, self.kept.run.n_rows), -1)
         table[live.work.item, live.work.row] = np.arange(len(live.first))
-        for write in writes:
-            unit = table[write.item, write.row]
-            cells = np.flatnonzero((unit >= 0) & (write.pos >= live.first[unit]))
-            if len(cells):
-                token = live.tokens_of(unit[cells], write.pos[cells])
-                write.apply(tokens, (torch.from_numpy(token).to(tokens.device),), torch.from_numpy(cells))
+        unit = table[write.item, write.row]
+        cells = np.flatnonzero((unit >= 0) & (write.pos >= live.first[unit]))
+        if len(cells):
+            yield live.tokens_of(unit[cells], write.pos[cells]), cells
 
     # -- attention --------------------------------------------------------------------------------------------------
     @contextmanager
@@ -151,6 +195,13 @@ class Packed:
         live, layer = self._live, self._layer
         if live is None or module is not self.kept.run.model.tap("k", layer).module:
             return delegate(module, call.q, call.k, call.v, call.mask, **call.kwargs)
+        if self._making:
+            self._making, self._made = False, Made(module, call.q, call.k, call.v, dict(call.kwargs), delegate)
+            raise StopForward
+        if self._given is not None:
+            z, self._given = self._given, None
+            self._write_z(z, live)
+            return z, None
         whole = self._last and self._stored is None
         for key in () if self._stored is not None else ("k", "v"):
             if (key, layer) in self.writes:
@@ -161,9 +212,13 @@ class Packed:
         if ("q", layer) in self.writes:
             self._apply(call.q[0].transpose(0, 1), live, self.writes["q", layer])
         z = self._mixed(module, call, delegate, live)
-        if ("z", layer) in self.writes and self.kept.run.model.tap("z", layer).side == "attention":
-            self._apply(z[0], live, self.writes["z", layer])
+        self._write_z(z, live)
         return z, None
+
+    def _write_z(self, z: Tensor, live: Live) -> None:
+        site = ("z", self._layer)
+        if site in self.writes and self.kept.run.model.tap(*site).side == "attention":
+            self._apply(z[0], live, self.writes[site])
 
     def _mixed(self, module: nn.Module, call: AttentionCall, delegate: Callable[..., Any], live: Live) -> Tensor:
         seen, patterns = self.kept.seen[self._layer], self.patterns.get(self._layer)

@@ -67,10 +67,11 @@ class Cost:
         """A bare forward of one row."""
         return n_pos * (n_layers * self.block + self.head)
 
-    def units(self, work: "Work", n_pos: int, n_layers: int, *, last_alone: bool) -> float:
-        """All units of a sweep."""
+    def units(self, work: "Work", n_pos: int, n_layers: int, *, last_alone: bool, late: bool) -> float:
+        """All units of a sweep; `late` spares the projections of all but one token in the block that a unit joins."""
         tokens, blocks = n_pos - work.start, np.maximum(n_layers - work.join, 0)
-        spared = (tokens - 1) * (self.block - self.keys) * (blocks > 0) if last_alone else 0.0
+        a_token = (self.block - self.keys) * last_alone + self.keys * late
+        spared = (tokens - 1) * a_token * (blocks > 0)
         return float((tokens * blocks * self.block - spared).sum())
 
 
@@ -84,7 +85,7 @@ def kept_per_row(model: "Model", n_pos: int, *, attention: bool, dtype_bytes: in
     """What the clean run keeps of one row."""
     width = (model.n_layers + 1) * model.d_model
     if attention:
-        width += 2 * model.n_layers * model.stack.n_kv_heads * model.stack.d_head
+        width += 2 * model.n_layers * (model.n_heads + model.stack.n_kv_heads) * model.stack.d_head
     return dtype_bytes * n_pos * width
 
 

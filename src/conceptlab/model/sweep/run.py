@@ -76,7 +76,8 @@ class _Job:
         if group not in self._held:
             self._held.clear()
             batch = self.batch.select(group.rows)
-            self._held[group] = keep_clean(self.model, batch, attention=self.strategy.kind == "packed")
+            attention = self.strategy.kind == "packed"
+            self._held[group] = keep_clean(self.model, batch, attention=attention, late=self.strategy.late)
         return self._held[group]
 
     def at(self, n_pos: int) -> int:
@@ -180,7 +181,7 @@ def _plan(job: _Job) -> Plan:
             continue
         last = packed and job.metric.site is None
         head = cost.head if job.metric.tokens is None and job.metric.site is None else 0.0
-        total = cost.units(work, group.n_pos, model.n_layers, last_alone=last)
+        total = cost.units(work, group.n_pos, model.n_layers, last_alone=last, late=job.strategy.late)
         equivalents += (total + head * len(work)) / bare + len(group.rows)
         tokens = int((group.n_pos - work.start).sum())
         passes += -(-tokens // group.most_tokens)
@@ -265,7 +266,7 @@ def _run_group(job: _Job, group: _Group, items: list[tuple[Edit, ...]], share: n
     for part in in_passes(todo, group.n_pos, group.most_tokens):
         chosen = todo.select(part)
         values = _values_of(job, kept, executor.run(chosen), chosen.row, group)
-        ran = cost.units(chosen, group.n_pos, model.n_layers, last_alone=last) / cost.forward(
+        ran = cost.units(chosen, group.n_pos, model.n_layers, last_alone=last, late=job.strategy.late) / cost.forward(
             group.n_pos, model.n_layers
         )
         yield rows[chosen.row], chosen.item, values, 0, ran

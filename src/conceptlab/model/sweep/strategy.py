@@ -40,11 +40,13 @@ _REFUSALS = (
 
 @dataclass(frozen=True)
 class Strategy:
-    """`kind`, whether a change leaves the positions before it as they were, and why a better kind was not taken."""
+    """`kind`, whether a change leaves the positions before it as they were, why a better kind was not taken, and whether a unit
+    takes what is clean in the block it joins from the clean run (`late`)."""
 
     kind: Kind
     causal: bool
     note: str = ""
+    late: bool = False
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -61,6 +63,8 @@ def find_strategy(model: "Model") -> Strategy:
         causal = _is_causal(model, batch)
     except (ConceptlabError, *_REFUSALS) as error:
         return Strategy("full", False, f"its blocks cannot be called again ({_said(error)})")
+    if causal and _tried(model, batch, "packed", causal, late=True) is None:
+        return Strategy("packed", causal, late=True)
     tries: tuple[Kind, ...] = ("packed", "whole") if causal else ("whole",)
     note = "" if causal else "its positions all depend on each other"
     for kind in tries:
@@ -110,7 +114,7 @@ def _is_causal(model: "Model", batch: Batch) -> bool:
     return bool((after - before).norm() <= tolerance(before.dtype) * before.norm())
 
 
-def _tried(model: "Model", batch: Batch, kind: Kind, causal: bool) -> str | None:
+def _tried(model: "Model", batch: Batch, kind: Kind, causal: bool, *, late: bool = False) -> str | None:
     """None where the kind is exact on the trial changes, else what is wrong."""
     n_pos = len(batch.ids[0])
     if kind == "packed" and len(model.layers_with("k")) < model.n_layers:
@@ -118,7 +122,7 @@ def _tried(model: "Model", batch: Batch, kind: Kind, causal: bool) -> str | None
     try:
         edits = _changes(model, n_pos)
         items = [(edit,) for edit in edits]
-        kept = keep_clean(model, batch, attention=kind == "packed")
+        kept = keep_clean(model, batch, attention=kind == "packed", late=late)
         work = work_of(items, [0, 1], n_pos, model.n_layers, causal=causal and kind == "packed")
         run = EXECUTORS[kind](kept, compile_writes(items, [0, 1], batch.lengths), {}, len(items))
         with torch.no_grad():
