@@ -33,48 +33,36 @@ class Made:
     delegate: Callable[..., Any]
 
 
-def late_z(seen: "Seen", live: "Live", first: int, made: Made | None, changed: np.ndarray) -> Tensor:
-    """z [token, head, d_head] of the tokens from `first` on (-1: from each unit's own first) of units that join.
+def late_z(seen: "Seen", live: "Live", made: Made | None, changed: np.ndarray, *, last: bool) -> Tensor:
+    """z [token, head, d_head] of units that join: of all their tokens, or of the last ones alone.
 
-    `changed` are the places of their changed tokens, in the order in which `made` has them.
+    `changed` are the places of their changed tokens, in the order in which `made` has them. All units attend in one call from the
+    first position of any: attention is a few per cent of a block, and many small calls would cost more than what they leave out.
     """
-    at = live.first if first < 0 else np.full(len(live.first), first)
+    rows, pos = live.places()
+    if last:
+        ends = torch.from_numpy(live.offset + live.counts - 1)
+        rows, pos = rows[ends], pos[ends]
     if made is None:
-        rows, pos = _places(live, at)
         return seen.z[rows, pos]
+    row, first = torch.from_numpy(live.work.row), live.n_pos - 1 if last else int(live.first[0])
     unit = np.searchsorted(live.offset, changed, side="right") - 1
-    pos = changed - live.offset[unit] + live.first[unit]
-    parts = []
-    for units in np.split(np.arange(len(at)), np.flatnonzero(np.diff(at)) + 1):
-        mine = np.flatnonzero((unit >= units[0]) & (unit <= units[-1]))
-        parts.append(_mixed(seen, live, units, int(at[units[0]]), made, (mine, unit[mine] - units[0], pos[mine])))
-    return torch.cat(parts)
+    where = torch.from_numpy(unit), torch.from_numpy(changed - live.offset[unit] + live.first[unit])
+    q, k, v = (
+        _replaced(seen.q, row, where, made.q),
+        _replaced(seen.k, row, where, made.k),
+        _replaced(seen.v, row, where, made.v),
+    )
+    z = made.delegate(made.module, q[:, :, first:], k, v, seen.mask_from(first, row), **made.kwargs)[0]
+    number = torch.arange(len(row)) if last else torch.from_numpy(np.arange(len(row)).repeat(live.counts))
+    return z[number, pos - first]
 
 
-def _mixed(  # noqa: PLR0913 - private half of late_z
-    seen: "Seen",
-    live: "Live",
-    units: np.ndarray,
-    first: int,
-    made: Made,
-    cells: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> Tensor:
-    """Attention of units side by side that start at one position."""
-    rows = torch.from_numpy(live.work.row[units])
-    mine, unit, pos = (torch.from_numpy(c) for c in cells)
-    q, k, v = seen.q[rows][:, :, first:], seen.k[rows], seen.v[rows]
-    k[unit, :, pos], v[unit, :, pos] = made.k[0][:, mine].transpose(0, 1), made.v[0][:, mine].transpose(0, 1)
-    read = pos >= first
-    q[unit[read], :, pos[read] - first] = made.q[0][:, mine[read]].transpose(0, 1)
-    z = made.delegate(made.module, q, k, v, seen.mask_from(first, rows), **made.kwargs)[0]
-    return z.flatten(0, 1)
-
-
-def _places(live: "Live", first: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Clean row and position of every token of units that start at `first` [unit]."""
-    counts = live.n_pos - first
-    within = np.arange(int(counts.sum())) - (np.cumsum(counts) - counts).repeat(counts)
-    return torch.from_numpy(live.work.row.repeat(counts)), torch.from_numpy(within + first.repeat(counts))
+def _replaced(clean: Tensor, row: Tensor, where: tuple[Tensor, Tensor], made: Tensor) -> Tensor:
+    """[unit, head, pos, d_head] of clean rows `row` [unit], with `made` [1, head, cell, d_head] at `where` (unit, position)."""
+    found = clean.transpose(1, 2)[row]
+    found[where] = made[0].transpose(0, 1)
+    return found.transpose(1, 2)
 
 
 @contextmanager

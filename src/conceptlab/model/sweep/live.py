@@ -49,8 +49,11 @@ class Live:
         return self.offset[unit] + pos - self.first[unit]
 
     def pieces(self, most_tokens: int) -> list["Live"]:
-        """Units side by side in pieces of at most `most_tokens` tokens (at least one unit)."""
-        piece = (np.cumsum(self.counts) - 1) // max(most_tokens, 1)
+        """Units side by side in pieces of about equal size, of at most `most_tokens` tokens or hardly more (at least one unit)."""
+        each = self.n_tokens / max(
+            1, -(-self.n_tokens // most_tokens)
+        )  # a small rest would cost as much as a whole piece
+        piece = ((np.cumsum(self.counts) - 1) / max(each, 1.0)).astype(np.int64)
         cut = np.flatnonzero(np.diff(piece)) + 1
         parts = np.split(np.arange(len(self.first)), cut)
         return [self.part(p) for p in parts if len(p)]

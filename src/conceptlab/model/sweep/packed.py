@@ -127,7 +127,7 @@ class Packed:
             self._making = True
             with suppress(StopForward):
                 run.packed_block(layer, stream[:, at], rows[at], pos[at])
-        z = late_z(seen, live, live.n_pos - 1 if last else -1, self._made if len(changed) else None, changed)
+        z = late_z(seen, live, self._made if len(changed) else None, changed, last=last)
         if last:
             stream = stream[:, torch.from_numpy(live.offset + live.counts - 1)]
             self._live = at_last(live)
