@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from atlas.conftest import browser  # noqa: F401 - a fixture
 from conceptlab.errors import RunError
 from conceptlab.pages import render_chart, save_chart_page
 from conceptlab.plot import circuit_graph
@@ -42,7 +41,7 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_hovering_lights_up_edges_and_tells_their_numbers(browser, tmp_path, scheme):  # noqa: F811
+def test_hovering_lights_up_edges_and_tells_their_numbers(browser, tmp_path, scheme):
     page = browser.new_page(viewport={"width": 700, "height": 700}, color_scheme=scheme)
     said, asked = [], []
     page.on("console", lambda m: said.append(m.text))
