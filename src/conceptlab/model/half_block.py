@@ -1,7 +1,7 @@
 """Half of a block alone: the queries, keys and values that it makes of a stream, or what its MLP adds for a given input."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from conceptlab.model.attention import AttentionCall, handle_attention
 from conceptlab.model.blocks import CleanRun
 from conceptlab.model.instrument import StopForward
+from conceptlab.model.stand_ins import standing_in
 
 QKV = tuple[Tensor, Tensor, Tensor]
 
@@ -101,10 +102,8 @@ class HalfBlocks:
             return
 
 
-@contextmanager
-def _left_out(module: nn.Module, template: Any, n_rows: int) -> Iterator[None]:
+def _left_out(module: nn.Module, template: Any, n_rows: int) -> AbstractContextManager[None]:
     """Let `module` return zeros of the form of `template` (which had one row) for `n_rows` rows, without running."""
-    own = module.__dict__.get("forward")  # sharded and offloaded modules carry a forward of their own
 
     def zeros(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -113,10 +112,4 @@ def _left_out(module: nn.Module, template: Any, n_rows: int) -> Iterator[None]:
             return type(value)(zeros(v) for v in value)
         return value
 
-    module.forward = lambda *_args, **_kwargs: zeros(template)  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own  # type: ignore[method-assign]
+    return standing_in([(module, lambda *_args, **_kwargs: zeros(template))])

@@ -7,17 +7,17 @@ encoders, upper blocks that read more than the stream).
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlab.model.batch import Batch
 from conceptlab.model.instrument import Placed, Visit
 from conceptlab.model.model import Model
+from conceptlab.model.stand_ins import standing_in
 from conceptlab.model.tap import Tap
 
 _TOLERANCE = 1e-5
@@ -27,21 +27,10 @@ _REFUSALS = (RuntimeError, TypeError, ValueError, KeyError, IndexError, Attribut
 Change = tuple[Tap, int, Visit]
 
 
-@contextmanager
-def stubbed(model: Model, first_live: int) -> Iterator[None]:
+def stubbed(model: Model, first_live: int) -> AbstractContextManager[None]:
     """Blocks below `first_live` pass the stream through untouched while this context is open."""
-    replaced: list[tuple[nn.Module, Any]] = []
-    try:
-        for block in model.stack.blocks[:first_live]:
-            own = block.module.__dict__.get("forward")  # sharded and offloaded modules carry a forward of their own
-            replaced.append((block.module, own))
-            block.module.forward = _stub(block.taps["resid_pre"].key, block.taps["resid_post"].key)  # type: ignore[method-assign]
-        yield
-    finally:
-        for module, own in replaced:
-            del module.forward
-            if own is not None:
-                module.forward = own  # type: ignore[method-assign]
+    blocks = model.stack.blocks[:first_live]
+    return standing_in((b.module, _stub(b.taps["resid_pre"].key, b.taps["resid_post"].key)) for b in blocks)
 
 
 def _stub(inner: int | str | None, out: int | str | None) -> Any:

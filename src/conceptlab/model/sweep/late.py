@@ -5,14 +5,16 @@ own projections (the matrices that ran before attention in the clean run) stand 
 attention at all. Saves a quarter of the joining block's arithmetic. `strategy.py` tries on each model whether this is exact.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from conceptlab.model.stand_ins import standing_in
 
 if TYPE_CHECKING:
     from conceptlab.model.sweep.clean import Seen
@@ -65,20 +67,9 @@ def _replaced(clean: Tensor, row: Tensor, where: tuple[Tensor, Tensor], made: Te
     return found.transpose(1, 2)
 
 
-@contextmanager
-def standing_still(projections: Sequence[tuple[nn.Module, int]]) -> Iterator[None]:
+def standing_still(projections: Sequence[tuple[nn.Module, int]]) -> AbstractContextManager[None]:
     """These modules give zeros of their width while the context is open, whatever they are given."""
-    replaced: list[tuple[nn.Module, Any]] = []
-    try:
-        for module, width in projections:
-            replaced.append((module, module.__dict__.get("forward")))
-            module.forward = _zeros(width)  # type: ignore[method-assign]
-        yield
-    finally:
-        for module, own in replaced:
-            del module.forward
-            if own is not None:
-                module.forward = own  # type: ignore[method-assign]
+    return standing_in((module, _zeros(width)) for module, width in projections)
 
 
 def _zeros(width: int) -> Callable[..., Tensor]:

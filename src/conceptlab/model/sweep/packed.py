@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from conceptlab.model.attention import AttentionCall, handle_attention
 from conceptlab.model.instrument import Placed, StopForward
 from conceptlab.model.sweep.clean import Kept, Seen
+from conceptlab.model.sweep.fused import fused_activations
 from conceptlab.model.sweep.late import BEFORE, Made, late_z, standing_still
 from conceptlab.model.sweep.live import Live, at_last, joined, live_at, moved
 from conceptlab.model.sweep.pattern import PatternEdits
@@ -49,7 +50,7 @@ class Packed:
         """The stream (or the site that is read) at the last position of every unit of `work`, [unit, width]."""
         model = self.kept.run.model
         out: Tensor | None = None
-        with self._attention(), torch.no_grad():
+        with self._attention(), fused_activations(model.module), torch.no_grad():
             stream, live = torch.empty(0), None
             top = model.n_layers if self.read is None else self.read[1] + 1
             for layer in range(int(work.join.min()), top):
