@@ -149,7 +149,7 @@ KILLED = """
     import sys
     from conceptlab.runs import Checkpoint
     with Checkpoint(sys.argv[1], {"seed": 0}) as checkpoint:
-        for i in range(200):
+        for i in range(5000):
             if checkpoint.finished(f"p{i}") is None:
                 with checkpoint.part(f"p{i}") as folder:
                     for j in range(3):
