@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 HOME = Path("conceptlab-explanations")
 RECORD = "explanation.json"
 MOST_EDGES = 100_000
-RUNS_AN_EDGE = 22  # in two directions, really and ten times turned
 
 
 def run_explain(  # noqa: PLR0913 - one argument a group of options
@@ -64,7 +63,8 @@ def _explained(model: "Model", task: Any, n_exact: int, seed: int, output: Outpu
         interruptible("nothing was written; a smaller --n-exact takes less time"),
         Progress(quiet=output.quiet or output.json) as progress,
     ):
-        progress.say(estimate(model, task.clean, n_exact))
+        if not (output.quiet or output.json):  # the estimate costs a forward of its own
+            progress.say(estimate(model, task.clean, n_exact))
         return explain_behaviour(
             model, task.clean, task.corrupted, metric, n_exact=n_exact, seed=seed, progress=progress
         )
@@ -72,6 +72,7 @@ def _explained(model: "Model", task: Any, n_exact: int, seed: int, output: Outpu
 
 def estimate(model: "Model", texts: Sequence[str], n_exact: int) -> str:
     """One line before the run: how much is patched exactly, and at most how long that takes on this machine."""
+    from conceptlab.find.circuits.chosen_edges import RUNS_AN_EDGE
     from conceptlab.runs.estimate import duration
 
     start = time.perf_counter()

@@ -12,6 +12,8 @@ from conceptlab.model.metric import Metric
 from conceptlab.results import Circuit, Provenance
 from conceptlab.runs import SILENT, Progress
 
+N_RANDOM = 10  # turned copies of a change that stand beside the real one
+RUNS_AN_EDGE = 2 * (1 + N_RANDOM)  # in both directions
 AS_STRONG = 0.95  # of the last edge's strength: below it no edge counts as equal
 
 
@@ -36,7 +38,7 @@ def patch_both(  # noqa: PLR0913 - one experiment
     choose: np.ndarray,
     decide: np.ndarray,
     *,
-    n_random: int = 10,
+    n_random: int = N_RANDOM,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> PatchedEdges:

@@ -28,6 +28,7 @@ from conceptlab.evidence.agreement import agreement
 from conceptlab.evidence.moderated import q_of_moved
 from conceptlab.evidence.row_moments import RowMoments
 from conceptlab.measure.circuits.ends import Ends
+from conceptlab.measure.patching.activation_patching import AXES
 from conceptlab.measure.patching.pairs import Direction, Pairs, make_pairs
 from conceptlab.model import Model
 from conceptlab.model.gradients import Place, gradients, in_groups
@@ -47,12 +48,6 @@ CARD = {
     "cost": "2 forwards and 1 backward a row for every cell",
 }
 By = Literal["position", "head", "head_position", "neuron"]
-AXES: dict[str, tuple[str, ...]] = {
-    "position": ("layer", "position"),
-    "head": ("layer", "head"),
-    "head_position": ("layer", "head", "position"),
-    "neuron": ("layer", "neuron"),
-}
 FITS = {
     "position": ("stream",),
     "head": ("head", "kv_head"),
@@ -128,8 +123,8 @@ class _Cells:
 
     @classmethod
     def of(cls, pairs: Pairs, site: str, by: By) -> "_Cells":
-        if by not in AXES or site not in SITES:
-            raise InputError(f"by={by!r} of site {site!r} is not known; by is one of {', '.join(AXES)}")
+        if by not in FITS or site not in SITES:
+            raise InputError(f"by={by!r} of site {site!r} is not known; by is one of {', '.join(FITS)}")
         if SITES[site] not in FITS[by]:
             raise InputError(
                 f"by={by!r} needs a site of {' or '.join(FITS[by])} kind, and {site} is of {SITES[site]} kind"

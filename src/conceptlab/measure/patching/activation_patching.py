@@ -155,7 +155,7 @@ def _grid(  # noqa: PLR0913 - private half of the method
     site: str,
     by: By,
     layers: Sequence[int] | None,
-    positions: str | Sequence[int],
+    positions: Positions,
     units: Sequence[int] | None,
 ) -> _Grid:
     model = pairs.model

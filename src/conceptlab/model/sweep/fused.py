@@ -1,6 +1,6 @@
 """Activations that modeling files write out step by step, run as the one fused function that is the same to rounding.
 
-GPT-2's tanh GELU is eight passes over the neurons' values, a tenth of a sweep's time; the fused one is a single pass.
+GPT-2's tanh GELU is eight passes over the neurons' values; the fused one is a single pass.
 """
 
 from collections.abc import Callable

@@ -39,7 +39,7 @@ def late_z(seen: "Seen", live: "Live", made: Made | None, changed: np.ndarray, *
     """z [token, head, d_head] of units that join: of all their tokens, or of the last ones alone.
 
     `changed` are the places of their changed tokens, in the order in which `made` has them. All units attend in one call from the
-    first position of any: attention is a few per cent of a block, and many small calls would cost more than what they leave out.
+    first position of any: many small calls cost more than the attention that they would leave out.
     """
     rows, pos = live.places()
     if last:

@@ -128,7 +128,8 @@ class Packed:
             self._making = True
             with suppress(StopForward):
                 run.packed_block(layer, stream[:, at], rows[at], pos[at])
-        z = late_z(seen, live, self._made if len(changed) else None, changed, last=last)
+        made, self._made = self._made, None
+        z = late_z(seen, live, made, changed, last=last)
         if last:
             stream = stream[:, torch.from_numpy(live.offset + live.counts - 1)]
             self._live = at_last(live)
