@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from conceptlab.evidence.floor import FLOOR
 from conceptlab.evidence.moderated import moderated_p
-
-FLOOR = 0.01  # of the gap: a statistic that is too small to matter
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from conceptlab.errors import InputError
+from conceptlab.evidence.floor import FLOOR
 from conceptlab.evidence.moderated import moderated_p, q_of_moved
 from conceptlab.measure.circuits.ends import Ends, ends_of
 from conceptlab.model.edge_run import EdgeRun
@@ -36,7 +37,6 @@ CARD = {
 }
 
 Direction = Literal["noising", "denoising"]
-FLOOR = 0.01  # of the behaviour: an effect that is too small to matter
 _AT_ONCE = 512  # edges whose masks are held together
 
 

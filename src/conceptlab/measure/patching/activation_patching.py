@@ -4,8 +4,9 @@ Noising changes clean rows with corrupted values (is the place necessary?), deno
 suffice?); the effect is (M_clean - M_edit) / (M_clean - M_corrupted), or the same from the other end: 0 nothing, 1 everything.
 Sources: Vig et al. 2020; Meng et al. 2022 (causal tracing); Zhang and Nanda 2024 (which form to use). What redundant paths do is
 hidden from one direction: an OR from noising, an AND from denoising.
-Control: the same cell moved by as much in a random direction; p asks whether the real change does more (the two change places in
-random rows), q is over every cell searched. One neuron has no other direction: its control is the same step the other way.
+Control: the same cell moved by as much in a random direction; p asks whether the real change does more, by over
+1 % of the whole (less is of no interest; the two change places in random rows), q is over every cell searched. One neuron has no
+other direction: its control is the same step the other way.
 Cost: one clean run, and for each cell (1 + control) replays of what it can reach (`conceptlab.model.sweep` plans and says it).
 """
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from conceptlab.errors import InputError, SiteError
 from conceptlab.evidence import q_values
+from conceptlab.evidence.floor import FLOOR
 from conceptlab.evidence.swapped_rows import swapped_rows_p
 from conceptlab.measure.patching.pairs import Direction, Pairs, make_pairs, random_like
 from conceptlab.model import Model
@@ -200,7 +202,7 @@ def _table(pairs: Pairs, grid: _Grid, ends, found: dict[str, Sweep], seed: int) 
     control, p, q = none, none, none
     if "random" in found:
         control = pairs.effect(ends, found["random"].values)
-        p = swapped_rows_p(real.change.T, found["random"].change.T, seed=seed)
+        p = swapped_rows_p(real.change.T, found["random"].change.T, floor=FLOOR * abs(ends.gap), seed=seed)
         p = np.ones_like(p) if ends.warnings else p  # a share of a difference that is not there is no finding
         q = q_values(p)
     columns = {"score": score, "low": low, "high": high, "control": control, "p": p, "q": q}

@@ -2,8 +2,9 @@
 
 `zero` puts the attention to 0 after softmax and leaves the rest (as Promote, Suppress, Iterate does); `mask` hides the keys
 before softmax, so that the others take their share (Geva et al. 2023). Score: what the metric loses, mean over rows.
-Control: as many random other positions of the same row, in the same window; p asks whether the span does more (span and random
-positions change places in random rows), q is over all windows and spans.
+Control: as many random other positions of the same row, in the same window; p asks whether the span does more, by over 1 % of the
+metric's mean size (less is of no interest; span and random positions change places in random rows), q is over all windows and
+spans.
 Cost: windows x spans x (1 + n_random) replays of the queries' tokens; where only the last position asks, one token each.
 """
 
@@ -14,6 +15,7 @@ import xarray as xr
 
 from conceptlab.errors import InputError
 from conceptlab.evidence import bootstrap_mean, q_values
+from conceptlab.evidence.floor import FLOOR
 from conceptlab.evidence.swapped_rows import swapped_rows_p
 from conceptlab.model import Batch, Model
 from conceptlab.model.metric import Metric
@@ -67,14 +69,16 @@ def attention_knockout(  # noqa: PLR0913 - one experiment, fully stated
         for name, rows in spans.items():
             for keys in (rows, *drawn[name]):
                 items.append(tuple(_cut(layer, heads, variant, queries, keys) for layer in chosen))
-    loss = -sweep(model, batch, items, metric, progress=progress).change
+    found = sweep(model, batch, items, metric, progress=progress)
+    floor = FLOOR * float(np.abs(found.clean).mean())
+    loss = -found.change
     loss = loss.reshape(len(windows), len(spans), 1 + n_random, len(batch))
     provenance = Provenance(
         "attention knock-out", len(batch), seed, model=model.name, revision=model.revision,
         settings={"variant": variant, "window": window, "heads": list(heads), "queries": str(queries), "metric": metric.name},
         passes=round(model.forwards - before), causal="ablation",
     )  # fmt: skip
-    return Scores(_table(loss, list(windows), list(spans), seed), provenance)
+    return Scores(_table(loss, list(windows), list(spans), floor, seed), provenance)
 
 
 def _check(batch: Batch, spans: Spans, variant: str, window: int | None) -> None:
@@ -110,11 +114,11 @@ def _cut(
     return Edit(Site("pattern", layer, tuple(heads)), variant, positions=queries, keys=listed)  # type: ignore[arg-type]
 
 
-def _table(loss: np.ndarray, windows: list[int], spans: list[str], seed: int) -> xr.Dataset:
+def _table(loss: np.ndarray, windows: list[int], spans: list[str], floor: float, seed: int) -> xr.Dataset:
     """Means over rows of `loss` [window, span, 1 + random, row]."""
     real, random = loss[:, :, 0], loss[:, :, 1:].mean(2)
     low, high = bootstrap_mean(np.moveaxis(real, -1, 0), seed=seed)
-    p = swapped_rows_p(np.moveaxis(real, -1, 0), np.moveaxis(random, -1, 0), seed=seed)
+    p = swapped_rows_p(np.moveaxis(real, -1, 0), np.moveaxis(random, -1, 0), floor=floor, seed=seed)
     dims = ("layer", "span")
     columns = {
         "score": real.mean(-1), "low": low, "high": high, "control": random.mean(-1), "p": p,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from conceptlab.errors import InputError
 from conceptlab.evidence import q_values
+from conceptlab.evidence.floor import FLOOR
 from conceptlab.evidence.swapped_rows import swapped_rows_p
 from conceptlab.measure.patching.pairs import make_pairs, random_like
 from conceptlab.model import Model
@@ -106,7 +107,7 @@ def _table(pairs, ends, found: dict[str, np.ndarray], sets: list[str], senders: 
     """Effects on the axes (receiver, sender)."""
     dims, shape = ("receiver", "sender"), (len(sets), len(senders))
     real, random = (ends.whole + found[name] for name in ("real", "random"))
-    p = swapped_rows_p(found["real"].T, found["random"].T, seed=seed)
+    p = swapped_rows_p(found["real"].T, found["random"].T, floor=FLOOR * abs(ends.gap), seed=seed)
     p = np.ones_like(p) if ends.warnings else p
     low, high = pairs.interval(ends, real, seed)
     columns = {
