@@ -136,7 +136,7 @@ def test_a_wrong_request_is_one_clear_line():
     with pytest.raises(InputError, match="31 answers came with 32 texts"):
         context_horizon(model, texts, texts, [1], ids[:-1])
     for sets, says in (
-        ({}, "no sets of heads"),
+        ({}, "no sets of heads or neurons"),
         ({"none": []}, "'none' is empty"),
         ({"far": sites(["L1.H9"])}, "has heads 0 to 5"),
     ):

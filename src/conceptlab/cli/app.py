@@ -44,8 +44,10 @@ def _version() -> str:
 app = App(name="conceptlab", help=HELP, version=_version, help_format="plaintext", suppress_keyboard_interrupt=False)
 models = App(name="models", help="Look at models.", help_format="plaintext")
 atlas = App(name="atlas", help="Look at saved atlases.", help_format="plaintext")
+find = App(name="find", help="Find heads or neurons by what they do.", help_format="plaintext")
 app.command(models)
 app.command(atlas)
+app.command(find)
 
 
 @app.command(name="map")
@@ -102,6 +104,37 @@ def explain(
     from conceptlab.cli.explaining import run_explain
 
     return run_explain(model, pairs, out, n_exact, seed, loading, output)
+
+
+@find.command
+def heads(
+    model: str,
+    *,
+    detector: str | None = None,
+    out: Path | None = None,
+    top: int = 20,
+    seed: int = 0,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Rank every attention head by what it does, each score beside the same statistic where there is nothing.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id or a local folder.
+    detector
+        Names of detectors, comma separated. Default: all; those that cannot ask this model are named.
+    out
+        Folder for the rankings and their pictures. Default: ./conceptlab-findings/<model>-heads.
+    top
+        How many of each ranking stand in the JSON record.
+    seed
+        Seed of the random words.
+    """
+    from conceptlab.cli.finding import run_find
+
+    return run_find("head", model, detector, out, top, seed, loading, output)
 
 
 @models.command

@@ -1,0 +1,134 @@
+"""`conceptlab find heads` and `find neurons`: which parts do it, by any of the detectors, in passes that they share."""
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conceptlab.cli.failing import one_line
+from conceptlab.cli.loading import open_model
+from conceptlab.cli.options import ModelOptions, OutputOptions
+from conceptlab.cli.reproducing import check_folder
+from conceptlab.errors import InputError
+
+if TYPE_CHECKING:
+    from conceptlab.find.detector import Found
+    from conceptlab.model import Model
+    from conceptlab.results import Units
+
+HOME = Path("conceptlab-findings")
+RECORD = "found.json"
+SHOWN = 5
+
+
+def run_find(  # noqa: PLR0913 - one argument a group of options
+    kind: str,
+    source: str,
+    detectors: str | None,
+    out: Path | None,
+    top: int,
+    seed: int,
+    loading: ModelOptions,
+    output: OutputOptions,
+) -> int:
+    """Run detectors of heads or neurons on one model; names are checked before it is loaded."""
+    names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
+    if not 1 <= top <= 1000:
+        raise InputError(f"--top {str(top)[:30]} is out of range; use 1 to 1000")
+    check_names(kind, names)
+    folder = out or HOME / f"{Path(source).name}-{kind}s"
+    check_folder(folder)
+    model = open_model(source, loading, seed=seed)
+    found = _found(kind, model, names, seed, output)
+    record = save_found(found, folder, kind, top)
+    if output.json:
+        sys.stdout.write(json.dumps({**record, "out": str(folder)}, allow_nan=False) + "\n")
+        return 0
+    _print(record, kind)
+    print(f"saved: {one_line(folder / RECORD)} (every ranking in a folder of its own, drawn as PNG)")
+    return 0
+
+
+def check_names(kind: str, names: list[str] | None) -> None:
+    """Raises InputError for a detector that does not exist."""
+    from conceptlab.find.detector import chosen
+
+    chosen(_home(kind).DETECTORS, names)
+
+
+def _home(kind: str) -> Any:
+    """The module that knows the detectors of a kind."""
+    return import_module(f"conceptlab.find.{kind}s.find_{kind}s")
+
+
+def _found(kind: str, model: "Model", names: list[str] | None, seed: int, output: OutputOptions) -> "Found":
+    from conceptlab.runs import Progress, interruptible
+
+    with (
+        interruptible("nothing was written; name fewer detectors with --detector"),
+        Progress(quiet=output.quiet or output.json) as progress,
+    ):
+        return getattr(_home(kind), f"find_{kind}s")(model, names, seed=seed, progress=progress)
+
+
+def save_found(found: "Found", folder: Path, kind: str, top: int) -> dict[str, Any]:
+    """Write every ranking with its picture and, last, found.json, which is also returned."""
+    from conceptlab.catalog.saving import plain
+    from conceptlab.plot import chart_of
+    from conceptlab.results.saving import write_bytes
+
+    record = plain(
+        {
+            "kind": kind,
+            "detectors": {name: _best(units, top) for name, units in found.units.items()},
+            "skipped": dict(found.skipped),
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
+    found.save(folder)
+    for name, units in found.units.items():
+        chart = chart_of(units)
+        if chart is not None:
+            chart.save(folder / f"{name}.png")
+    write_bytes(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode())
+    return record
+
+
+def _best(units: "Units", top: int) -> dict[str, Any]:
+    """How many were searched and found, and the best `top`."""
+    import numpy as np
+
+    table = units.table
+    order = np.argsort(-table["score"].values, kind="stable")[:top]
+    columns = ("score", "control", "p", "q")
+    best = [
+        {"unit": _name(units.kind, table, i), **{c: float(table[c].values[i]) for c in columns}} for i in order.tolist()
+    ]
+    return {"searched": int(table.sizes["unit"]), "found": int((table["q"].values <= 0.05).sum()), "best": best}
+
+
+def _name(kind: str, table: Any, at: int) -> str:
+    return f"L{int(table['layer'].values[at])}.{'H' if kind == 'head' else 'N'}{int(table['index'].values[at])}"
+
+
+def _print(record: Mapping[str, Any], kind: str) -> None:
+    from conceptlab.cli.tables import Column, print_table
+
+    columns = [
+        Column("detector"),
+        Column(kind),
+        *(Column(n, "right") for n in ("score", "control", "q")),
+        Column("found"),
+    ]
+    rows = []
+    for name, said in record["detectors"].items():
+        for place, unit in enumerate(said["best"][:SHOWN]):
+            first = (name, f"{said['found']} of {said['searched']}") if place == 0 else ("", "")
+            values = (f"{unit[c]:.3f}" for c in ("score", "control", "q"))
+            rows.append((first[0], unit["unit"], *values, first[1]))
+    print_table(f"{kind}s by detector: the best {SHOWN} of each; found: q <= 0.05 over all {kind}s", columns, rows)
+    for name, why in record["skipped"].items():
+        print(f"skipped {name}: {one_line(why)}")
