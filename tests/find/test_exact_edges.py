@@ -63,7 +63,7 @@ def test_one_direction_shows_what_the_other_hides(gate):
 def test_null_twins_have_edges_at_the_stated_rate():
     found = []
     for name, corruption in (("induction", "key"), ("ioi", "swapped")):
-        for seed in (5, 6, 7):
+        for seed in (31, 32, 33):
             circuit = exact_edges(*prepared(name, corruption, null=True, seed=seed))
             found.append(bool(found_edges(circuit)))
             assert found[-1] <= (

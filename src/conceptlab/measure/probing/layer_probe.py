@@ -107,10 +107,17 @@ def probe_layers(  # noqa: PLR0913 - the protocol, fully stated
 
 def held_out_curve(features: Layers, problem: Problem, *, c: float | None = None, tol: float = 1e-2) -> np.ndarray:
     """Held-out score [layer] of the real labels alone: the curve of `probe_layers`, without nesting, null or intervals."""
+    return held_out_scores(features, _real(problem), c=c, tol=tol)[0][:, 0]
+
+
+def held_out_scores(
+    features: Layers, problem: Problem, *, c: float | None = None, tol: float = 1e-2
+) -> tuple[np.ndarray, Tensor]:
+    """Held-out scores [layer, draw] of all labellings, and decision values [layer, row, class] of the real one; no nesting."""
     single = [out for out in problem.exclusions if len(out) == 1]
-    sweep = _sweep(features, _real(problem), single, c=c, tol=tol, on_layer=lambda: None)
+    sweep = _sweep(features, problem, single, c=c, tol=tol, on_layer=lambda: None)
     weights = np.bincount(problem.folds) / len(problem.folds)
-    return (sweep.outer[..., 0] * weights).sum(1)
+    return (sweep.outer * weights[None, :, None]).sum(1), torch.stack(sweep.held)
 
 
 def _sweep(
