@@ -6,6 +6,7 @@ from typing import Any
 from conceptlab.plot.chart import Chart
 from conceptlab.plot.circuit import circuit_graph
 from conceptlab.plot.depth import depth_curve
+from conceptlab.plot.depth_conditions import depth_conditions
 from conceptlab.plot.effects import effect_chart
 from conceptlab.plot.faithfulness import faithfulness_chart
 from conceptlab.plot.geometry import cosine_map
@@ -16,6 +17,7 @@ from conceptlab.results import Circuit, Scores, Units
 
 BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
     frozenset({"layer"}): depth_curve,
+    frozenset({"concept", "condition", "layer"}): depth_conditions,
     frozenset({"intervention", "readout"}): effect_chart,
     frozenset({"concept", "concept_other"}): cosine_map,
     frozenset({"layer", "position"}): patching_map,

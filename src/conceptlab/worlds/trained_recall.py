@@ -34,21 +34,26 @@ SCHEDULE = Schedule(steps=1200, learning_rate=8e-3, warmup=50, floor=0.1, optimi
 
 
 def trained_recall(
-    *, seed: int = 0, schedule: Schedule = SCHEDULE, cache: Path | None = None, progress: Progress = SILENT
+    *,
+    seed: int = 0,
+    n_layers: int = N_LAYERS,
+    schedule: Schedule = SCHEDULE,
+    cache: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Trained:
     """The trained model (found in the cache where it was trained before); `unseen_puzzles` gives puzzles for it."""
     shape = {
         "names": N_NAMES,
         "line": LINE,
         "left_out": LEFT_OUT,
-        "layers": N_LAYERS,
+        "layers": n_layers,
         "d_model": D_MODEL,
         "heads": N_HEADS,
     }
     settings = {**shape, "seed": seed, **asdict(schedule), "batch": BATCH, "recalled": RECALLED}
     return trained(
-        "recall-and-lines", settings, partial(_model, seed), partial(_train, seed=seed, schedule=schedule, progress=progress),
-        cache=cache, progress=progress,
+        "recall-and-lines", settings, partial(_model, seed, n_layers),
+        partial(_train, seed=seed, schedule=schedule, progress=progress), cache=cache, progress=progress,
     )  # fmt: skip
 
 
@@ -71,11 +76,11 @@ def unseen_puzzles(n: int, seed: int) -> list[LinePuzzle]:
     return line_puzzles(n, lines(facts_of(seed), left_out=True), np.random.default_rng([seed, 1]))
 
 
-def _model(seed: int) -> "PreTrainedModel":
+def _model(seed: int, n_layers: int) -> "PreTrainedModel":
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=len(SPECIALS) + len(WORDS), hidden_size=D_MODEL, intermediate_size=2 * D_MODEL, num_hidden_layers=N_LAYERS,
+        vocab_size=len(SPECIALS) + len(WORDS), hidden_size=D_MODEL, intermediate_size=2 * D_MODEL, num_hidden_layers=n_layers,
         num_attention_heads=N_HEADS, num_key_value_heads=N_HEADS, max_position_embeddings=LONGEST, initializer_range=0.05,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0}, tie_word_embeddings=False, pad_token_id=0,
         bos_token_id=1, eos_token_id=None,
