@@ -62,17 +62,23 @@ def freeze_end(model: Model, final: Tensor) -> FrozenEnd:
     if head is None or {"logits", "lens"} & set(model.stack.missing):
         model.lens(final[:1])  # raises with the reason
         raise SiteError(f"{model.name} has no unembedding, so nothing can be said in its vocabulary")
-    tap = model.stack.final_norm
-    norm = no_norm(final)
-    if tap is not None:
-        made = tap.module(final[None])
-        made = made if tap.key is None else made[tap.key]
-        norm = freeze_norm(tap.module, final, made[0], name=f"{model.name}: the final norm")
+    norm = end_norm(model, final)
     bias = getattr(head, "bias", None)
     bias = bias.detach() if isinstance(bias, Tensor) else None
     end = FrozenEnd(norm, model.unembedding.detach(), bias, model.stack.logit_scale, model.stack.softcap)
     _check(model, end, final)
     return end
+
+
+@torch.no_grad()
+def end_norm(model: Model, final: Tensor) -> FrozenNorm:
+    """The final norm held at streams [token, d_model]. Raises SiteError where it is no norm."""
+    tap = model.stack.final_norm
+    if tap is None:
+        return no_norm(final)
+    made = tap.module(final[None])
+    made = made if tap.key is None else made[tap.key]
+    return freeze_norm(tap.module, final, made[0], name=f"{model.name}: the final norm")
 
 
 def _check(model: Model, end: FrozenEnd, final: Tensor) -> None:

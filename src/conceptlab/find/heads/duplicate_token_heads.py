@@ -23,5 +23,9 @@ def duplicate_token(survey: HeadSurvey) -> Scored:
 
 
 DETECTOR = Detector(
-    "duplicate-token", "attention to an earlier copy of the token", duplicate_token, "in-context identification"
+    "duplicate-token",
+    "attention to an earlier copy of the token",
+    duplicate_token,
+    "in-context identification",
+    HeadSurvey.naming_task,
 )

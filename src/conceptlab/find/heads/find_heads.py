@@ -9,12 +9,28 @@ A new detector is one file with a function and a `DETECTOR`, and a line in `DETE
 from collections.abc import Sequence
 
 from conceptlab.find.detector import Detector, Found, chosen, run_detectors
-from conceptlab.find.heads import duplicate_token_heads, induction_heads, previous_token_heads
+from conceptlab.find.heads import (
+    copying_heads,
+    duplicate_token_heads,
+    induction_heads,
+    name_mover_heads,
+    negative_name_mover_heads,
+    previous_token_heads,
+    s_inhibition_heads,
+)
 from conceptlab.find.heads.survey import HeadSurvey
 from conceptlab.model import Model
 from conceptlab.runs import SILENT, Progress
 
-_MODULES = (previous_token_heads, duplicate_token_heads, induction_heads)
+_MODULES = (
+    previous_token_heads,
+    duplicate_token_heads,
+    induction_heads,
+    name_mover_heads,
+    negative_name_mover_heads,
+    s_inhibition_heads,
+    copying_heads,
+)
 DETECTORS: dict[str, Detector[HeadSurvey]] = {module.DETECTOR.name: module.DETECTOR for module in _MODULES}
 
 

@@ -11,10 +11,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from conceptlab.data.indirect_objects import IndirectObjects
 from conceptlab.errors import InputError
 from conceptlab.find.detector import DRAWS, Behaviour
+from conceptlab.find.heads.naming import Naming, common_naming, naming_of
 from conceptlab.model import Batch, Model
-from conceptlab.model.metric import log_prob
+from conceptlab.model.metric import log_prob, logit_diff
 
 AT_ONCE = 1 << 26  # numbers of attention held at a time
 LEAST_WORDS = 3
@@ -22,12 +24,16 @@ LEAST_WORDS = 3
 
 @dataclass(eq=False)
 class HeadSurvey:
-    """`n_rows` rows of 2 x `n_words` words; fewer words where vocabulary or context allow no more."""
+    """`n_rows` rows of 2 x `n_words` words; fewer words where vocabulary or context allow no more.
+
+    `names` are prompts of the indirect-object task for the detectors that need them (default: common first names)."""
 
     model: Model
     seed: int = 0
     n_rows: int = 32
     n_words: int = 50
+    n_draws: int = 50  # of the nulls that cost no forward
+    names: IndirectObjects | None = None
     _lags: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -118,6 +124,13 @@ class HeadSurvey:
                 total[list(layers), :, lag] += picked.sum((0, 1)).double().numpy() / (n * len(batch))
         return total
 
+    @cached_property
+    def naming(self) -> Naming:
+        """Prompts with names. Raises InputError where the tokenizer has too few names or the user's prompts do not fit."""
+        if self.names is not None:
+            return naming_of(self.model, self.names)
+        return common_naming(self.model, 2 * self.n_rows, self.seed)
+
     # -- what such heads are for ------------------------------------------------------------------------------------
     def repetition(self) -> Behaviour:
         """The next word of a row that is said again, nats."""
@@ -127,6 +140,18 @@ class HeadSurvey:
             rows.append(ids[:end])
             answers.append(ids[end])
         return Behaviour("a repeated word is foreseen", Batch(tuple(rows)), log_prob(answers))
+
+    def naming_task(self) -> Behaviour:
+        """The logit of the name that is said once over the repeated one."""
+        naming = self.naming
+        metric = logit_diff(naming.answer.tolist(), naming.repeated.tolist())
+        return Behaviour("the name said once is foreseen", naming.batch, metric)
+
+    def holding_back(self) -> Behaviour:
+        """The same turned round: what holds the name back."""
+        naming = self.naming
+        metric = logit_diff(naming.repeated.tolist(), naming.answer.tolist())
+        return Behaviour("the name said once is held back", naming.batch, metric)
 
 
 def _index(keys: torch.Tensor, found: torch.Tensor, n: int) -> torch.Tensor:
