@@ -32,8 +32,13 @@ def spent(call: Call) -> tuple[float, float]:
 
 
 def pairs(ours: Call, bare: Call, *, n: int, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds [pair, (cpu, wall)] of ours and of the mean of the bare calls around it; at least 2 pairs, `limit` seconds."""
-    ours()
+    """Seconds [pair, (cpu, wall)] of ours and of the mean of the bare calls around it; at least 2 pairs, `limit` seconds.
+
+    With n = 1, for calls of minutes, nothing is run beforehand.
+    """
+    if n > 1:
+        ours()
+    bare()
     around, mine = [spent(bare)], []
     start = time.perf_counter()
     while len(mine) < n and (len(mine) < 2 or time.perf_counter() - start < limit):

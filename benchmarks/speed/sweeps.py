@@ -94,12 +94,17 @@ def sweep_rows(kind: str, *, tiny: bool = False, n_pos: int = 32, limit: float =
         def call(c: Batch = clean, e: list[Edit] = edits, m: Metric = metric) -> object:
             return sweep(model, c, e, m, skip_unchanged=False)
 
-        timing = ratio(call, subject.bare, n=5 if name != "ablation" else 2, limit=limit)
+        timing = ratio(call, subject.bare, n=_repeats(name, n_pos), limit=limit)
         least = plan.forward_equivalents * _multiplications(model, n_pos) / speed / bare
         note = f"{plan.forward_equivalents / len(clean):.0f} of its arithmetic, about {least:.0f} at the speed of a large product"
         rows.append(timed(f"{kind}: exact interventions, {n_pos} tokens, one bare forward = 1", what, timing,
                           target=TARGETS[name] if small else None, note=note))  # fmt: skip
     return rows
+
+
+def _repeats(name: str, n_pos: int) -> int:
+    """How often a sweep is run: one of 256 tokens takes minutes."""
+    return 1 if n_pos > 32 else 2 if name == "ablation" else 5
 
 
 def _multiplications(model: Model, n_pos: int) -> float:
