@@ -65,23 +65,20 @@ def ov_answers(model: Model, tokens: Sequence[int], families: Sequence[Sequence[
 
     `families` hold places in `tokens`; a token that is in none has -1. Raises SiteError as `ov_outputs`, or without a lens.
     """
-    streams = token_streams(model, tokens)
-    found = torch.full((model.n_layers, model.n_heads, len(tokens)), -1, dtype=torch.long)
+    streams, ids = token_streams(model, tokens), torch.as_tensor(list(tokens), dtype=torch.long)
+    found = torch.full((model.n_layers, model.n_heads, len(ids)), -1, dtype=torch.long)
     for layer, outputs in ov_outputs(model, streams):
-        for members, logits in family_logits(model, streams, tokens, families, outputs):
-            found[layer][:, members] = logits.argmax(-1).T.cpu()
+        for family in families:
+            here = list(family)
+            logits = answer_logits(model, outputs[here], streams.processed[here], ids[here])
+            found[layer][:, here] = logits.argmax(-1).T.cpu()
     return found
 
 
-def family_logits(
-    model: Model, streams: TokenStreams, tokens: Sequence[int], families: Sequence[Sequence[int]], outputs: Tensor
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Members of each family (places in `tokens`) and the logits [member, head, family] that `outputs` [token, head, d_model] give
-    them, up to one factor a token."""
-    model.lens(streams.processed[:1])  # says why, where there is no unembedding to read with
-    norm = end_norm(model, streams.processed)
-    ids = torch.as_tensor(list(tokens), dtype=torch.long)
-    for family in families:
-        members = list(family)
-        read = norm.select(torch.tensor(members)).of(outputs[members].float())
-        yield members, read @ model.unembedding[ids[members]].detach().to(read).T
+@torch.no_grad()
+def answer_logits(model: Model, outputs: Tensor, streams: Tensor, tokens: Tensor) -> Tensor:
+    """Logits [case, ..., token] that `outputs` [case, ..., d_model] give `tokens`, up to one factor a case: the final norm is held
+    at `streams` [case, d_model]. Raises SiteError where there is no unembedding to read with."""
+    model.lens(streams[:1])  # says why
+    read = end_norm(model, streams).of(outputs.float())
+    return read @ model.unembedding[tokens.to(model.unembedding.device)].detach().to(read).T

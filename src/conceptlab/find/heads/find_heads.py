@@ -16,7 +16,9 @@ from conceptlab.find.heads import (
     name_mover_heads,
     negative_name_mover_heads,
     previous_token_heads,
+    retrieval_heads,
     s_inhibition_heads,
+    successor_heads,
 )
 from conceptlab.find.heads.survey import HeadSurvey
 from conceptlab.model import Model
@@ -30,6 +32,8 @@ _MODULES = (
     negative_name_mover_heads,
     s_inhibition_heads,
     copying_heads,
+    retrieval_heads,
+    successor_heads,
 )
 DETECTORS: dict[str, Detector[HeadSurvey]] = {module.DETECTOR.name: module.DETECTOR for module in _MODULES}
 

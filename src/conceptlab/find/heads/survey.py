@@ -5,6 +5,7 @@ et al. 2022). Rows are `<bos>`, where the tokenizer gives one, and 2n words: all
 again (`said_twice`). What is kept is the attention by lag, mean over the queries of the second half: never a pattern.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from conceptlab.data.indirect_objects import IndirectObjects
+from conceptlab.data.ordinals import Ordinals, ordinals_in
 from conceptlab.errors import InputError
 from conceptlab.find.detector import DRAWS, Behaviour
 from conceptlab.find.heads.naming import Naming, common_naming, naming_of
@@ -26,7 +28,8 @@ LEAST_WORDS = 3
 class HeadSurvey:
     """`n_rows` rows of 2 x `n_words` words; fewer words where vocabulary or context allow no more.
 
-    `names` are prompts of the indirect-object task for the detectors that need them (default: common first names)."""
+    `names` are prompts of the indirect-object task for the detectors that need them (default: common first names), `families`
+    words in the order of a series (default: numbers, days, months, letters and others)."""
 
     model: Model
     seed: int = 0
@@ -34,6 +37,7 @@ class HeadSurvey:
     n_words: int = 50
     n_draws: int = 50  # of the nulls that cost no forward
     names: IndirectObjects | None = None
+    families: Mapping[str, Sequence[str]] | None = None
     _lags: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -130,6 +134,12 @@ class HeadSurvey:
         if self.names is not None:
             return naming_of(self.model, self.names)
         return common_naming(self.model, 2 * self.n_rows, self.seed)
+
+    @cached_property
+    def ordinals(self) -> Ordinals:
+        """Words that have a next one. Raises InputError where the tokenizer keeps none as single tokens."""
+        vocabulary = self.model.tokenizer.get_vocab()
+        return ordinals_in(vocabulary, families=self.families, name=f"the tokenizer of {self.model.name}")
 
     # -- what such heads are for ------------------------------------------------------------------------------------
     def repetition(self) -> Behaviour:
