@@ -16,8 +16,10 @@ from .atlas_cost import atlas_rows  # noqa: E402
 from .edges import edge_rows  # noqa: E402
 from .engine import fixed_cost_rows, forward_rows, steering_row  # noqa: E402
 from .models import SIZES, make_subject  # noqa: E402
+from .neurons import neuron_rows  # noqa: E402
 from .peers import patching_peer_rows, peer_rows  # noqa: E402
 from .probes import probe_rows  # noqa: E402
+from .retrieval import retrieval_rows  # noqa: E402
 from .starting import loading_rows, starting_rows  # noqa: E402
 from .sweep_growth import growth_rows  # noqa: E402
 from .sweeps import skipping_rows, sweep_rows  # noqa: E402
@@ -51,6 +53,8 @@ def quick_rows() -> list[Row]:
     rows += atlas_rows(n_texts=60, n_tokens=8, tiny=True)
     rows += sweep_rows("llama", tiny=True, n_pos=8, limit=1.0)
     rows += edge_rows(tiny=True, n_pos=8, limit=1.0)
+    rows += retrieval_rows(subject, n_prompt=16, new_tokens=4, n=2, limit=1.0)
+    rows += neuron_rows(tiny=True, limit=1.0)
     return rows + starting_rows(runs=1)
 
 
@@ -73,6 +77,8 @@ def parts(*, peers: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "long": lambda: [row for kind in SIZES for row in sweep_rows(kind, n_pos=256, limit=120.0)[:1]],
         "edges": edge_rows,
         "growth": growth_rows,
+        "retrieval": lambda: [row for kind in SIZES for row in retrieval_rows(make_subject(kind, 1, 8))],
+        "neurons": neuron_rows,
     }
     return found | ({"peers": lambda: peer_rows({}), "patching peers": patching_peer_rows} if peers else {})
 

@@ -137,6 +137,37 @@ def heads(
     return run_find("head", model, detector, out, top, seed, loading, output)
 
 
+@find.command
+def neurons(
+    model: str,
+    *,
+    detector: str | None = None,
+    out: Path | None = None,
+    top: int = 20,
+    seed: int = 0,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Rank every MLP neuron by what it does, each score beside the same statistic where there is nothing.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id or a local folder.
+    detector
+        Names of detectors, comma separated. Default: all; those that cannot ask this model are named.
+    out
+        Folder for the rankings and their pictures. Default: ./conceptlab-findings/<model>-neurons.
+    top
+        How many of each ranking stand in the JSON record.
+    seed
+        Seed of what is drawn.
+    """
+    from conceptlab.cli.finding import run_find
+
+    return run_find("neuron", model, detector, out, top, seed, loading, output)
+
+
 @models.command
 def check(
     model: str,

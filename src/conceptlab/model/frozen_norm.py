@@ -73,15 +73,27 @@ def freeze_norm(module: nn.Module, given: Tensor, made: Tensor, *, name: str = "
     return FrozenNorm(gain, bias, inverse, centred)
 
 
+@torch.no_grad()
+def norm_gain(module: nn.Module, like: Tensor) -> tuple[Tensor, bool]:
+    """The gain [d_model] that `module` gives a stream of mean square 1, and whether it takes the mean out. Raises nothing: whether
+    the module is such a norm is for `freeze_norm` to say."""
+    gain, _, centred = _form(module, like)
+    return gain * _centred(_probe(like), centred).square().mean().sqrt(), centred
+
+
+def _probe(like: Tensor) -> Tensor:
+    t = torch.ones(like.shape[-1], dtype=torch.float32, device=like.device)
+    t[1::2] = -1.0
+    t[::3] *= 1.5  # so that the mean is not 0 and centring can be seen
+    return t / t.square().mean().sqrt()
+
+
 def _form(module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor, bool]:
     """Gain up to a factor, bias, and whether the mean is taken out, from four calls on made-up vectors.
 
     Norms are odd but for their bias, f(x) + f(-x) = 2 bias, and one that centres does not see a constant that is added.
     """
-    d_model = like.shape[-1]
-    t = torch.ones(d_model, dtype=torch.float32, device=like.device)
-    t[1::2] = -1.0
-    t[::3] *= 1.5  # so that the mean is not 0 and centring can be seen
+    t = _probe(like)
     probes = torch.stack([t, -t, t + 0.5]).to(like.dtype)
     plus, minus, moved = (module(p.reshape(1, 1, -1))[0, 0].float() for p in probes)
     bias = (plus + minus) / 2
