@@ -26,13 +26,14 @@ S = TypeVar("S")
 @dataclass(frozen=True, eq=False)
 class Scored:
     """`score` [layer, unit] (NaN where the model has no such unit) and `null` [draw, layer, unit], the same statistic under its
-    control; `n` rows, words or tokens that it was measured on."""
+    control; `n` rows, words or tokens that it was measured on. p asks whether a score lies more than `floor` above the null."""
 
     score: np.ndarray
     null: np.ndarray
     n: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def ranked(kind: Kind, scored: Scored, provenance: Provenance) -> Units:
     layer, index = (axis.reshape(-1) for axis in np.indices(score.shape))
     there = np.isfinite(score.reshape(-1)) & np.isfinite(null).all(0)
     score, null = score.reshape(-1)[there], null[:, there]
-    p = pooled_p(score, null)
+    p = pooled_p(score - scored.floor, null)
     return Units.from_arrays(
         kind, layer=layer[there], index=index[there], score=score, control=null.mean(0), p=p, q=q_values(p),
         provenance=provenance,

@@ -11,6 +11,7 @@ from conceptlab.plot.effects import effect_chart
 from conceptlab.plot.faithfulness import faithfulness_chart
 from conceptlab.plot.geometry import cosine_map
 from conceptlab.plot.heads import head_map
+from conceptlab.plot.needles import needle_map
 from conceptlab.plot.neurons import neuron_ranking
 from conceptlab.plot.patching import patching_map
 from conceptlab.results import Circuit, Scores, Units
@@ -25,6 +26,7 @@ BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
     frozenset({"layer", "span"}): patching_map,
     frozenset({"receiver", "sender"}): patching_map,
     frozenset({"order", "size"}): faithfulness_chart,
+    frozenset({"length", "depth"}): needle_map,
 }
 
 
