@@ -67,6 +67,8 @@ def test_first_readable_needs_the_bar_and_half_the_way():
     null = np.full((4, 20), 0.5)
     assert first_readable(np.array([0.5, 0.6, 0.9, 1.0]), null) == 2  # 0.6 beats the bar, not half of the way
     assert np.isnan(first_readable(np.full(4, 0.5), null))
+    flattened = np.array([0.5, 0.64, 0.7, 0.76])
+    assert first_readable(flattened, null) == 1 and first_readable(flattened, null, peak=1.0) == 3
     assert first_readable(np.array([0.9, 0.9, 0.9, 0.9]), null) == 0
 
 

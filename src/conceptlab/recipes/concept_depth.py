@@ -219,7 +219,8 @@ def _beside(planted: Reproduction, trained: list[Reproduction]) -> Reproduction:
         replace(deeper[0], name=mark + deeper[0].name, value=float(np.mean(values)), control=float(np.mean(controls or [np.nan])),
                 low=float(np.min(values)), high=float(np.max(values)), holds=all(f.holds for f in deeper)),
         replace(shallower[0], name=mark + shallower[0].name, value=float(np.mean(shares)),
-                control=float(np.mean(folds or [np.nan])), low=float(np.min(shares)), high=float(np.max(shares)), holds=all(f.holds is True for f in shallower)),
+                control=float(np.mean(folds or [np.nan])), low=float(np.min(shares)), high=float(np.max(shares)),
+                holds=all(f.holds is True for f in shallower)),
     )  # fmt: skip
     notes = (*planted.notes, *dict.fromkeys(mark + n for r in trained for n in r.notes))
     results = {**planted.results, **{f"trained {i}": r.results["depth"] for i, r in enumerate(trained)}}

@@ -3,7 +3,8 @@
 Every concept is probed at every layer (see `layer_probe`) as the model is, with three equal letters glued to the front of each
 text, and with weights that went through bf16, int8 or int4 and back; all conditions share rows, folds and shuffled labels. This is
 repeated with other folds, other noise and other shuffles (seeds), and the points of each curve are compared seed by seed: the
-jump and the settled point of the paper, and the depth, the first layer that beats the shuffled labels and is half way to its peak.
+jump and the settled point of the paper, and the depth, the first layer that beats the shuffled labels and is half way to the peak
+of the model as it is: the same height in all conditions, since a curve that noise flattens would reach half of its own peak early.
 Source: Jin et al. 2024, Exploring Concept Depth. Departures: grouped five-fold instead of one 60/40 split, standardised features,
 the stream instead of the normed MLP input, rounding on any device instead of a library for 8 bits. Depth is ours: a concept that
 the embedding tells already has no jump, and one that rises in two steps settles late.
@@ -96,11 +97,12 @@ def concept_depth(  # noqa: PLR0913 - one experiment, fully stated
     return Scores(data, provenance)
 
 
-def first_readable(curve: np.ndarray, null: np.ndarray) -> float:
+def first_readable(curve: np.ndarray, null: np.ndarray, peak: float | None = None) -> float:
     """The first place of `curve` [layer] that is above the highest points of 95 % of the null's curves `null` [layer, draw] and at
-    least half way from chance (the null's mean) to the curve's peak; NaN where there is none."""
+    least half way from chance (the null's mean) to `peak` (None: the curve's own); NaN where there is none."""
+    top = curve.max() if peak is None else peak
     bar = np.quantile(null.max(0), 0.95) if null.shape[1] else -np.inf
-    half = (null.mean() + curve.max()) / 2 if null.shape[1] else curve.max() / 2
+    half = (null.mean() + top) / 2 if null.shape[1] else top / 2
     places = np.flatnonzero((curve > bar) & (curve >= half))
     return float(places[0]) if len(places) else float("nan")
 
@@ -151,7 +153,7 @@ def _one(  # noqa: PLR0913 - private half of the method
             by_layer, values = held_out_scores(stream, problem)
             score[i, j], null[i, j] = by_layer[:, 0], by_layer[:, 1:] if permutations else np.nan
             low[i, j], high[i, j] = score_intervals(problem, values, concept.groups, seed + i).T
-            for name, place in _points(by_layer, problem.metric).items():
+            for name, place in _points(by_layer, problem.metric, float(score[i, 0].max())).items():
                 points[name][i, j] = place
         advance()
     task = _task(concept, fixed["as is"], types, batch, read, seed)
@@ -165,11 +167,11 @@ def _stream(model: Model, batch, read: list[int], condition: Condition) -> Tenso
         return stream_at(model, batch, read)
 
 
-def _points(by_layer: np.ndarray, metric: Metric) -> dict[str, float]:
-    """The places of one curve `by_layer` [layer, draw], the real labels first."""
+def _points(by_layer: np.ndarray, metric: Metric, top: float) -> dict[str, float]:
+    """The places of one curve `by_layer` [layer, draw], the real labels first; `top` is the peak of the model as it is."""
     curve, null, last = by_layer[:, 0], by_layer[:, 1:], len(by_layer) - 1
     jump, settled = converging_points(curve, null, metric)
-    depth = first_readable(curve, null)
+    depth = first_readable(curve, null, top)
     peak = float(curve.argmax()) if np.isfinite(depth) else float("nan")
     return {
         "depth": depth,
