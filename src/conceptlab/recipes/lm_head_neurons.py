@@ -79,7 +79,8 @@ def on_world(world: PlantedWorld, *, seed: int = 0) -> Reproduction:
         Finding("planted neurons that decode to their own word", float(named.mean()), drawn,
                 "all of them (control: random directions that decode to any word)", bool(named.all()), "share", low, high),
         Finding("other neurons called specialised", float(others.mean()), drawn,
-                f"at most {STRAYS:.0%} (control: random directions)", bool(others.mean() <= STRAYS), "share", stray_low, stray_high),
+                f"at most {STRAYS:.0%} (control: random directions)", bool(others.mean() <= STRAYS), "share", stray_low,
+                stray_high),
     )  # fmt: skip
     return Reproduction("lm-head-neurons", findings, units.scores.provenance, 0.0, (), {"planted": units})
 

@@ -9,13 +9,13 @@ A new detector is one file with a function and a `DETECTOR`, and a line in `DETE
 from collections.abc import Sequence
 
 from conceptlab.find.detector import Detector, Found, chosen, run_detectors
-from conceptlab.find.neurons import vocabulary_neurons
+from conceptlab.find.neurons import gated_neurons, vocabulary_neurons
 from conceptlab.find.neurons.survey import NeuronSurvey
 from conceptlab.model import Model
 from conceptlab.runs import SILENT, Progress
 
-_MODULES = (vocabulary_neurons,)
-DETECTORS: dict[str, Detector[NeuronSurvey]] = {module.DETECTOR.name: module.DETECTOR for module in _MODULES}
+_KNOWN = (vocabulary_neurons.DETECTOR, gated_neurons.DETECTOR, gated_neurons.DEPLETION)
+DETECTORS: dict[str, Detector[NeuronSurvey]] = {detector.name: detector for detector in _KNOWN}
 
 
 def find_neurons(
