@@ -305,7 +305,8 @@ WITH_KEYS = ("indirect object", "induction, key", "soft induction, key", "fact a
 class Method:
     """A method: the kind of its cells, how it is run, on which questions, and what share of the seeds it is given for its cost.
 
-    `nulls` names the questions whose null twins and random answers it is asked; `null_run` is a cheaper form for these.
+    `nulls` names the questions whose null twins and random answers it is asked; `null_run` is a cheaper form for these. `rounds`
+    counts the test seeds that are used up, since the method was changed after them.
     """
 
     kind: str
@@ -315,6 +316,7 @@ class Method:
     nulls: tuple[str, ...] = ("indirect object", "fact and copy")
     null_share: float = 1.0
     null_run: Callable[[Case], Verdict] | None = None
+    rounds: int = 0
     asks_answers: bool = True  # False where the method takes no answers, so that random ones are no other question
 
 
@@ -325,7 +327,7 @@ METHODS = {
     "path patching": Method("edges", paths, share=0.67, null_share=0.3, null_run=partial(paths, whole=False)),
     "attention knock-out": Method("spans", knockout, WITH_KEYS, null_share=0.4),
     "direct logit attribution": Method("direct", direct),
-    "contextual decomposition, discovery": Method("nodes", nodes, share=0.34, null_share=0.1),
+    "contextual decomposition, discovery": Method("nodes", nodes, share=0.34, null_share=0.3, rounds=1),
     "exact edges, noising": Method("edges", partial(exact, direction="noising"), share=0.34, null_share=0.4),
     "exact edges, denoising": Method("edges", partial(exact, direction="denoising"), share=0.34, nulls=()),
     "ACDC": Method("kept", partial(pruned, absolute=False), share=0.67, null_share=0.2, asks_answers=False),

@@ -7,7 +7,8 @@ in later rounds; an edge must stand out from
 random writes of the same size (q <= `level` over everything that was searched), so that a model without a circuit gives an empty
 one; the embedding is a leaf and takes no place in a round. Last, nodes whose absence changes the metric of the circuit by less
 than `min_effect` of what all heads and MLPs do are taken away, weakest first; what is outside the circuit is held at the
-reference, and the faithfulness of what is left stands beside that of random sets of equal size.
+reference, and the faithfulness of what is left stands beside that of random sets of equal size. Where the metric of the whole model
+and that of no node do not differ more than chance over the rows there is nothing to explain, and the circuit is empty.
 
 An edge holds all that arrives of the source, directly or through the values of what lies between; queries and keys are seen as
 receivers, so heads that act through them are found, although their score at the logits is 0.
@@ -24,6 +25,7 @@ import torch
 
 from conceptlab.measure.attribution.contextual_decomposition import contextual_decomposition
 from conceptlab.measure.attribution.removal import Against, Reference, kept_only, reference_of
+from conceptlab.measure.circuits.ends import Ends
 from conceptlab.model.edge_graph import graph_of
 from conceptlab.model.metric import Metric
 from conceptlab.model.split_rules import Rule
@@ -77,7 +79,7 @@ def cdt_discovery(  # noqa: PLR0913 - one experiment, fully stated
     scores = scores or contextual_decomposition(model, clean, metric, **given)  # type: ignore[arg-type]
     found = search(scores, graph_of(model), width=width, rounds=rounds, level=level)
     held = reference_of(model, clean, reference, against)
-    found, more = _pruned(found, held, metric, min_effect, seed)
+    found, more, warnings = _pruned(found, held, metric, min_effect, seed)
     settings = {
         **scores.provenance.settings,
         "width": width,
@@ -86,7 +88,10 @@ def cdt_discovery(  # noqa: PLR0913 - one experiment, fully stated
         "min_effect": min_effect,
         **more,
     }
-    provenance = replace(scores.provenance, method="cdt_discovery", settings=settings, causal="ablation")
+    warnings = (*scores.provenance.warnings, *warnings)
+    provenance = replace(
+        scores.provenance, method="cdt_discovery", settings=settings, causal="ablation", warnings=warnings
+    )
     return replace(found, provenance=provenance, metric=metric.name)
 
 
@@ -143,11 +148,13 @@ def _inputs_of(shape: GraphShape, senders: Iterable[int]) -> set[int]:
 
 def _pruned(
     circuit: Circuit, held: Reference, metric: Metric, min_effect: float, seed: int
-) -> tuple[Circuit, dict[str, object]]:
-    """Take away nodes that the circuit does not need, weakest first, and say how faithful what is left is."""
+) -> tuple[Circuit, dict[str, object], tuple[str, ...]]:
+    """Take away nodes that the circuit does not need, weakest first; how faithful what is left is, and what to warn of."""
     n = len(circuit.shape.senders)
     nodes = [int(s) for s in np.flatnonzero(circuit.node_mask()) if s]
     ends, cost = kept_only(held, metric, [np.ones(n, bool), np.zeros(n, bool), _mask(n, nodes)])
+    warnings = Ends(ends[0], ends[1]).warnings
+    nodes = [] if warnings else nodes
     whole, nothing, found = ends.mean(1)
     carries = abs(found - nothing) >= FAITHFUL * abs(whole - nothing)
     while nodes and carries and min_effect > 0:
@@ -164,7 +171,7 @@ def _pruned(
     beside = [float(f[1:].mean()), float(f[1:].max())] if len(drawn) else []
     kept = np.isin(circuit.source, [0, *nodes]) & _reaches(circuit, nodes)
     more = {"faithfulness": float(f[0]), "faithfulness_random": beside, "pruning_forwards": round(cost + paid, 2)}
-    return circuit.select(kept), more
+    return circuit.select(kept & (not warnings)), more, warnings
 
 
 def _reaches(circuit: Circuit, nodes: list[int]) -> np.ndarray:
