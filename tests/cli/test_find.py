@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conceptlab.cli import main
-from conceptlab.results import Units
+from conceptlab.results import Scores, Units
 from conceptlab.worlds.induction import induction
 
 
@@ -44,3 +44,18 @@ def test_a_wrong_request_is_one_line(planted, tmp_path, capsys, more, says):
     assert main(["find", "heads", str(planted), "--out", str(tmp_path / "o"), *more]) == 2
     told = capsys.readouterr().err
     assert says in told and len(told.strip().splitlines()) == 1
+
+
+def test_the_atlas_is_drawn_beside_the_rankings(planted, tmp_path, capsys):
+    out = tmp_path / "out"
+    names = "induction,previous-token,name-mover"
+    assert main(["find", "heads", str(planted), "--detector", names, "--atlas", "--out", str(out), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "confirmed by ablation" in said and f"saved: {out / 'atlas.png'}" in said
+    record = json.loads((out / "found.json").read_text())
+    roles = record["atlas"]["roles"]
+    assert roles["previous-token"] == {
+        "stage": "in-context identification", "listed": ["L0.H0", "L0.H1"], "confirmed": ["L0.H0"]
+    }  # fmt: skip
+    assert roles["induction"]["confirmed"] == ["L1.H0"] and (out / "atlas.png").stat().st_size > 1000
+    assert "score" in Scores.load(out / "atlas").data

@@ -111,6 +111,7 @@ def heads(
     model: str,
     *,
     detector: str | None = None,
+    atlas: Flag = False,
     out: Path | None = None,
     top: int = 20,
     seed: int = 0,
@@ -125,6 +126,8 @@ def heads(
         A Hugging Face id or a local folder.
     detector
         Names of detectors, comma separated. Default: all; those that cannot ask this model are named.
+    atlas
+        Draw up the head atlas, too: take every head away once for each task that a role is for; one picture, atlas.png.
     out
         Folder for the rankings and their pictures. Default: ./conceptlab-findings/<model>-heads.
     top
@@ -134,7 +137,7 @@ def heads(
     """
     from conceptlab.cli.finding import run_find
 
-    return run_find("head", model, detector, out, top, seed, loading, output)
+    return run_find("head", model, detector, out, top, seed, loading, output, atlas=atlas)
 
 
 @find.command

@@ -16,7 +16,7 @@ from conceptlab.errors import InputError
 if TYPE_CHECKING:
     from conceptlab.find.detector import Found
     from conceptlab.model import Model
-    from conceptlab.results import Units
+    from conceptlab.results import Scores, Units
 
 HOME = Path("conceptlab-findings")
 RECORD = "found.json"
@@ -32,8 +32,13 @@ def run_find(  # noqa: PLR0913 - one argument a group of options
     seed: int,
     loading: ModelOptions,
     output: OutputOptions,
+    *,
+    atlas: bool = False,
 ) -> int:
-    """Run detectors of heads or neurons on one model; names are checked before it is loaded."""
+    """Run detectors of heads or neurons on one model; names are checked before it is loaded.
+
+    `atlas`: draw up the head atlas, too.
+    """
     names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
     if not 1 <= top <= 1000:
         raise InputError(f"--top {str(top)[:30]} is out of range; use 1 to 1000")
@@ -41,12 +46,15 @@ def run_find(  # noqa: PLR0913 - one argument a group of options
     folder = out or HOME / f"{Path(source).name}-{kind}s"
     check_folder(folder)
     model = open_model(source, loading, seed=seed)
-    found = _found(kind, model, names, seed, output)
-    record = save_found(found, folder, kind, top)
+    found, made = _found(kind, model, names, seed, output, atlas=atlas)
+    record = save_found(found, folder, kind, top, made)
     if output.json:
         sys.stdout.write(json.dumps({**record, "out": str(folder)}, allow_nan=False) + "\n")
         return 0
     _print(record, kind)
+    if made is not None:
+        _print_atlas(record["atlas"])
+        print(f"saved: {one_line(folder / 'atlas.png')} (the head atlas; its numbers in the folder atlas)")
     print(f"saved: {one_line(folder / RECORD)} (every ranking in a folder of its own, drawn as PNG)")
     return 0
 
@@ -63,18 +71,28 @@ def _home(kind: str) -> Any:
     return import_module(f"conceptlab.find.{kind}s.find_{kind}s")
 
 
-def _found(kind: str, model: "Model", names: list[str] | None, seed: int, output: OutputOptions) -> "Found":
+def _found(  # noqa: PLR0913 - what is asked of whom
+    kind: str, model: "Model", names: list[str] | None, seed: int, output: OutputOptions, *, atlas: bool
+) -> tuple["Found", "Scores | None"]:
     from conceptlab.runs import Progress, interruptible
 
     with (
         interruptible("nothing was written; name fewer detectors with --detector"),
         Progress(quiet=output.quiet or output.json) as progress,
     ):
-        return getattr(_home(kind), f"find_{kind}s")(model, names, seed=seed, progress=progress)
+        if not atlas:
+            return getattr(_home(kind), f"find_{kind}s")(model, names, seed=seed, progress=progress), None
+        from conceptlab.find.heads.find_heads import find_heads
+        from conceptlab.find.heads.head_atlas import head_atlas
+        from conceptlab.find.heads.survey import HeadSurvey
+
+        survey = HeadSurvey(model, seed=seed)
+        found = find_heads(model, names, survey=survey, progress=progress)
+        return found, head_atlas(model, survey=survey, found=found, progress=progress)
 
 
-def save_found(found: "Found", folder: Path, kind: str, top: int) -> dict[str, Any]:
-    """Write every ranking with its picture and, last, found.json, which is also returned."""
+def save_found(found: "Found", folder: Path, kind: str, top: int, atlas: "Scores | None" = None) -> dict[str, Any]:
+    """Write every ranking and the atlas, if any, with their pictures and, last, found.json, which is also returned."""
     from conceptlab.catalog.saving import plain
     from conceptlab.plot import chart_of
     from conceptlab.results.saving import write_bytes
@@ -84,6 +102,7 @@ def save_found(found: "Found", folder: Path, kind: str, top: int) -> dict[str, A
             "kind": kind,
             "detectors": {name: _best(units, top) for name, units in found.units.items()},
             "skipped": dict(found.skipped),
+            **({} if atlas is None else {"atlas": _atlas_record(atlas)}),
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +112,11 @@ def save_found(found: "Found", folder: Path, kind: str, top: int) -> dict[str, A
         chart = chart_of(units)
         if chart is not None:
             chart.save(folder / f"{name}.png")
+    if atlas is not None:
+        atlas.save(folder / "atlas")
+        chart = chart_of(atlas)
+        if chart is not None:
+            chart.save(folder / "atlas.png")
     write_bytes(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode())
     return record
 
@@ -108,6 +132,41 @@ def _best(units: "Units", top: int) -> dict[str, Any]:
         {"unit": _name(units.kind, table, i), **{c: float(table[c].values[i]) for c in columns}} for i in order.tolist()
     ]
     return {"searched": int(table.sizes["unit"]), "found": int((table["q"].values <= 0.05).sum()), "best": best}
+
+
+def _atlas_record(atlas: "Scores") -> dict[str, Any]:
+    """By role its stage, the heads that have it, and those that ablation confirms; and what was not asked."""
+    from conceptlab.find.heads.head_atlas import CONFIRMED, roles_of
+
+    listed, confirmed = roles_of(atlas), roles_of(atlas, least=CONFIRMED)
+    stages = dict(zip(atlas["role"].values.tolist(), atlas["stage"].values.tolist(), strict=True))
+    roles = {role: {"stage": stages[role], "listed": listed[role], "confirmed": confirmed[role]} for role in listed}
+    return {"roles": roles, "skipped": list(atlas.data.attrs["skipped"])}
+
+
+def _print_atlas(record: Mapping[str, Any]) -> None:
+    from conceptlab.cli.tables import Column, print_table
+
+    rows = [
+        (role, said["stage"], _some(said["listed"]), _some(said["confirmed"])) for role, said in record["roles"].items()
+    ]
+    columns = [Column("role"), Column("stage"), Column("listed"), Column("confirmed by ablation")]
+    print_table(
+        "head atlas: listed where q <= 0.05 over all heads; confirmed where the role's task loses without the head",
+        columns,
+        rows,
+    )
+    for why in record["skipped"]:
+        if why.startswith("the task of"):
+            print(f"not asked: {one_line(why)}")
+
+
+def _some(heads: list[str]) -> str:
+    return (
+        ", ".join(heads[:SHOWN]) + (f" and {len(heads) - SHOWN} more" if len(heads) > SHOWN else "")
+        if heads
+        else "none"
+    )
 
 
 def _name(kind: str, table: Any, at: int) -> str:

@@ -44,7 +44,8 @@ class Chart:
     def _columns(self) -> int:
         """Characters that fit above the drawing."""
         drawn = self.body.get("spec", self.body)
-        return int(drawn["width"] * min(self.body.get("columns", 1), 2) / 6)
+        across = min(self.body.get("columns", 1), max(2, 500 // drawn["width"]))
+        return int(drawn["width"] * across / 6)
 
     def altair(self) -> Any:
         """The same as an altair chart, to be changed further."""

@@ -10,6 +10,7 @@ from conceptlab.plot.depth_conditions import depth_conditions
 from conceptlab.plot.effects import effect_chart
 from conceptlab.plot.faithfulness import faithfulness_chart
 from conceptlab.plot.geometry import cosine_map
+from conceptlab.plot.head_atlas import head_atlas_map
 from conceptlab.plot.heads import head_map
 from conceptlab.plot.needles import needle_map
 from conceptlab.plot.neurons import neuron_ranking
@@ -26,6 +27,7 @@ BY_AXES: dict[frozenset[str], Callable[[Any], Chart]] = {
     frozenset({"layer", "span"}): patching_map,
     frozenset({"receiver", "sender"}): patching_map,
     frozenset({"order", "size"}): faithfulness_chart,
+    frozenset({"role", "layer", "head"}): head_atlas_map,
     frozenset({"length", "depth"}): needle_map,
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from conceptlab.find.detector import Detector, Scored
 from conceptlab.find.heads.naming import derangement
-from conceptlab.find.heads.survey import HeadSurvey
+from conceptlab.find.heads.survey import LITTLE, HeadSurvey
 from conceptlab.model.ov_circuit import ov_answers
 
 CARD = {
@@ -33,7 +33,7 @@ def copying(survey: HeadSurvey) -> Scored:
     null = np.stack([(said == derangement(len(words), rng)).mean(-1) for _ in range(survey.n_draws)])
     score = (said == np.arange(len(words))).mean(-1)
     missing = (said < 0).any(-1)
-    return Scored(np.where(missing, np.nan, score), null, len(words), {"n_words": len(words)})
+    return Scored(np.where(missing, np.nan, score), null, len(words), {"n_words": len(words)}, floor=LITTLE)
 
 
 DETECTOR = Detector("copying", "says the word that it looks at", copying, "in-context identification")

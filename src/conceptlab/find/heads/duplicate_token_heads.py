@@ -5,7 +5,7 @@ indirect-object circuit). Cost: two forwards of the rows, shared.
 """
 
 from conceptlab.find.detector import Detector, Scored
-from conceptlab.find.heads.survey import HeadSurvey
+from conceptlab.find.heads.survey import LITTLE, HeadSurvey
 
 CARD = {
     "name": "duplicate-token heads",
@@ -19,7 +19,9 @@ CARD = {
 
 def duplicate_token(survey: HeadSurvey) -> Scored:
     """Mean attention [layer, head] to the same word's first saying. Raises as `HeadSurvey.by_lag`."""
-    return Scored(survey.at_lag(survey.n, twice=True), survey.idle(survey.n), survey.n_rows, {"n_words": survey.n})
+    return Scored(
+        survey.at_lag(survey.n, twice=True), survey.idle(survey.n), survey.n_rows, {"n_words": survey.n}, floor=LITTLE
+    )
 
 
 DETECTOR = Detector(

@@ -5,7 +5,7 @@ Cost: two forwards of the rows, shared.
 """
 
 from conceptlab.find.detector import Detector, Scored
-from conceptlab.find.heads.survey import HeadSurvey
+from conceptlab.find.heads.survey import LITTLE, HeadSurvey
 
 CARD = {
     "name": "induction heads",
@@ -20,7 +20,7 @@ CARD = {
 def induction(survey: HeadSurvey) -> Scored:
     """Mean attention [layer, head] to the follower of the same word's first saying. Raises as `HeadSurvey.by_lag`."""
     lag = survey.n - 1
-    return Scored(survey.at_lag(lag, twice=True), survey.idle(lag), survey.n_rows, {"n_words": survey.n})
+    return Scored(survey.at_lag(lag, twice=True), survey.idle(lag), survey.n_rows, {"n_words": survey.n}, floor=LITTLE)
 
 
 DETECTOR = Detector(

@@ -4,11 +4,12 @@ the name said twice.
 Direct effect alone, with the final norm held. A head that only looks at the name writes nothing; one that looks at all names alike
 writes more of the repeated one. Control: the same sums with every name in another's place, the same in all prompts, so that a head
 that writes for names at random, however loudly, has its like in the null. Source: Wang et al. 2023 (indirect-object circuit).
-Departure: no threshold of 1 % of the logit difference; q over all heads decides. Cost: one forward of the prompts, shared.
+A score within 1 % of the logit difference is of no interest. Cost: one forward of the prompts, shared.
 """
 
 import numpy as np
 
+from conceptlab.evidence.floor import FLOOR
 from conceptlab.find.detector import Detector, Scored
 from conceptlab.find.heads.survey import HeadSurvey
 
@@ -26,8 +27,9 @@ def name_mover(survey: HeadSurvey, sign: float = 1.0) -> Scored:
     """Logits for the answer over the repeated name [layer, head], mean over prompts. Raises as `HeadSurvey.naming`."""
     naming = survey.naming
     null = [naming.for_answer(mapping) for mapping in naming.mappings(survey.n_draws, survey.seed)]
-    settings = {"n_names": len(naming.names), "unit": "logits"}
-    return Scored(sign * naming.for_answer(), sign * np.stack(null), len(naming.batch), settings)
+    floor = FLOOR * abs(naming.logit_difference)
+    settings = {"n_names": len(naming.names), "unit": "logits", "logit difference": naming.logit_difference}
+    return Scored(sign * naming.for_answer(), sign * np.stack(null), len(naming.batch), settings, floor=floor)
 
 
 DETECTOR = Detector(

@@ -18,6 +18,8 @@ from conceptlab.model import Batch, Model
 from conceptlab.model.answers import first_token_pairs
 from conceptlab.model.frozen_end import FrozenEnd, freeze_end
 from conceptlab.model.head_outputs import head_outputs
+from conceptlab.model.metric import logit_diff
+from conceptlab.model.sweep.plain import plain_values
 
 AT_ONCE = 1 << 26  # numbers held at a time
 LEAST_NAMES = 4
@@ -49,6 +51,12 @@ class Naming:
             asked = end.directions(torch.from_numpy(self.names).expand(len(rows), -1)).float()
             found[rows, layer] = torch.einsum("rhd,rnd->rhn", outputs, asked.to(outputs)).double().cpu().numpy()
         return found
+
+    @cached_property
+    def logit_difference(self) -> float:
+        """The model's own logit of the answer over the repeated name, mean over prompts."""
+        metric = logit_diff(self.answer.tolist(), self.repeated.tolist())
+        return float(plain_values(self.model, self.batch, (), metric).mean())
 
     @torch.no_grad()
     def outputs(self) -> Iterator[tuple[list[int], int, Tensor, FrozenEnd]]:

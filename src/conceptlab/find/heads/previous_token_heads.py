@@ -6,7 +6,7 @@ Cost: one forward of the rows, shared.
 """
 
 from conceptlab.find.detector import Detector, Scored
-from conceptlab.find.heads.survey import HeadSurvey
+from conceptlab.find.heads.survey import LITTLE, HeadSurvey
 
 CARD = {
     "name": "previous-token heads",
@@ -20,7 +20,7 @@ CARD = {
 
 def previous_token(survey: HeadSurvey) -> Scored:
     """Mean attention [layer, head] to the token before. Raises as `HeadSurvey.by_lag`."""
-    return Scored(survey.at_lag(1, twice=False), survey.idle(1), survey.n_rows, {"n_words": survey.n})
+    return Scored(survey.at_lag(1, twice=False), survey.idle(1), survey.n_rows, {"n_words": survey.n}, floor=LITTLE)
 
 
 DETECTOR = Detector(

@@ -62,7 +62,7 @@ def movers_of(survey: HeadSurvey) -> list[tuple[int, int]]:
     scored = name_mover(survey)
     flat = scored.score.reshape(-1)
     there = np.flatnonzero(np.isfinite(flat))
-    q = q_values(pooled_p(flat[there], scored.null.reshape(len(scored.null), -1)[:, there]))
+    q = q_values(pooled_p(flat[there] - scored.floor, scored.null.reshape(len(scored.null), -1)[:, there]))
     found = sorted(there[q <= 0.05].tolist(), key=lambda i: -flat[i])[:MOST_MOVERS]
     if not found:
         raise InputError(

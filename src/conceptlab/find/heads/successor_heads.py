@@ -16,7 +16,7 @@ import xarray as xr
 
 from conceptlab.data.ordinals import Ordinals
 from conceptlab.find.detector import Behaviour, Detector, Scored
-from conceptlab.find.heads.survey import HeadSurvey
+from conceptlab.find.heads.survey import LITTLE, HeadSurvey
 from conceptlab.model import Batch, Model
 from conceptlab.model.metric import log_prob
 from conceptlab.model.ov_circuit import ov_answers
@@ -40,7 +40,7 @@ def successor(survey: HeadSurvey) -> Scored:
     null = [_share(said, ordinals, steps).mean(-1) for steps in _other_steps(ordinals, survey.n_draws, survey.seed)]
     score = _share(said, ordinals, dict.fromkeys(ordinals.families, 1)).mean(-1)
     n, sizes = int((ordinals.following >= 0).sum()), {name: len(at) for name, at in ordinals.families.items()}
-    return Scored(score, np.stack(null), n, {"families": sizes}, ordinals.left_out)
+    return Scored(score, np.stack(null), n, {"families": sizes}, ordinals.left_out, LITTLE)
 
 
 def succession(model: Model, ordinals: Ordinals, *, n_draws: int = 50, seed: int = 0) -> Scores:
@@ -92,7 +92,7 @@ def counting_on(survey: HeadSurvey) -> Behaviour:
             ids = [ordinals.tokens[at] for at in runs[i]]
             rows.append((*survey.prefix, *ids[:-1]))
             answers.append(ids[-1])
-    return Behaviour("the next of a series is foreseen", Batch(tuple(rows)), log_prob(answers))
+    return Behaviour("a series goes on", Batch(tuple(rows)), log_prob(answers))
 
 
 DETECTOR = Detector(

@@ -22,6 +22,8 @@ from conceptlab.model.metric import log_prob, logit_diff
 
 AT_ONCE = 1 << 26  # numbers of attention held at a time
 LEAST_WORDS = 3
+LITTLE = 0.1  # of a head's attention, or of the words asked: a score that lies no more above its null is of no interest
+LENGTHS = 4  # of the rows of the repetition task
 
 
 @dataclass(eq=False)
@@ -145,8 +147,11 @@ class HeadSurvey:
     def repetition(self) -> Behaviour:
         """The next word of a row that is said again, nats."""
         rng, rows, answers = np.random.default_rng(self.seed), [], []
-        for ids in self.said_twice.ids:
-            end = len(self.prefix) + self.n + int(rng.integers(1, self.n))
+        ends = (
+            len(self.prefix) + self.n + rng.integers(1, self.n, LENGTHS)
+        )  # few lengths: rows of one length are swept together
+        for row, ids in enumerate(self.said_twice.ids):
+            end = int(ends[row % LENGTHS])
             rows.append(ids[:end])
             answers.append(ids[end])
         return Behaviour("a repeated word is foreseen", Batch(tuple(rows)), log_prob(answers))
@@ -155,13 +160,13 @@ class HeadSurvey:
         """The logit of the name that is said once over the repeated one."""
         naming = self.naming
         metric = logit_diff(naming.answer.tolist(), naming.repeated.tolist())
-        return Behaviour("the name said once is foreseen", naming.batch, metric)
+        return Behaviour("the right name is said", naming.batch, metric)
 
     def holding_back(self) -> Behaviour:
         """The same turned round: what holds the name back."""
         naming = self.naming
         metric = logit_diff(naming.repeated.tolist(), naming.answer.tolist())
-        return Behaviour("the name said once is held back", naming.batch, metric)
+        return Behaviour("the right name is held back", naming.batch, metric)
 
 
 def _index(keys: torch.Tensor, found: torch.Tensor, n: int) -> torch.Tensor:

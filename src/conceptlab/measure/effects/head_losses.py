@@ -46,8 +46,8 @@ def head_losses(
     the other heads, `p` (two-sided, more than `FLOOR` of the whole), `q`; NaN where a layer has no heads. Attributes `clean`,
     `whole`.
 
-    Where taking all heads away loses nothing there is no task for them: every p is 1, and a warning says so. Raises SiteError where
-    no layer has heads.
+    `whole` is below 0 where the heads together are against what the metric asks (a task of holding something back); a warning says
+    so. Raises SiteError where no layer has heads.
     """
     batch, before = model.encode(texts), model.forwards
     layers = model.layers_with("z")
@@ -63,7 +63,9 @@ def head_losses(
     at = np.array([(layer, h) for _, layer, h in places]).T
     data = xr.Dataset({name: (("layer", "head"), _spread(model, at, column)) for name, column in table.items()})
     data.attrs |= {"clean": float(found.clean.mean()), "whole": whole}
-    warnings = () if whole > 0 else ("taking every head away loses nothing of this metric, so no head can carry it",)
+    warnings = (
+        () if whole > 0 else ("taking every head away loses nothing of this metric: together they are against it",)
+    )
     provenance = Provenance(
         "losses without one head", len(batch), seed, model.name, model.revision, settings={"metric": metric.name, "floor": FLOOR},
         passes=round(model.forwards - before), causal="ablation", warnings=(*found.notes, *warnings),
@@ -75,9 +77,7 @@ def _table(loss: np.ndarray, whole: float, together: np.ndarray, seed: int) -> d
     """Columns [head] of losses [head, row]."""
     score = loss.mean(1)
     low, high = bootstrap_mean(loss.T, together, seed=seed)
-    p = np.ones(len(score))
-    if whole > 0:
-        p = swapped_rows_p(loss.T, np.zeros_like(loss.T), floor=FLOOR * whole, seed=seed)
+    p = swapped_rows_p(loss.T, np.zeros_like(loss.T), floor=FLOOR * abs(whole), seed=seed)
     others = (score.sum() - score) / max(1, len(score) - 1)
     return {"score": score, "low": low, "high": high, "control": others, "p": p, "q": q_values(p)}
 
