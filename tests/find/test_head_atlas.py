@@ -10,6 +10,7 @@ from conceptlab.find.heads.head_atlas import CONFIRMED, STAGES, head_atlas, role
 from conceptlab.find.heads.survey import HeadSurvey
 from conceptlab.measure.effects.detector_agreement import detector_agreement
 from conceptlab.measure.effects.head_losses import head_losses
+from conceptlab.measure.effects.task_ability import task_ability
 from conceptlab.model import load_model
 from conceptlab.results import Scores
 from conceptlab.worlds.head_roles import head_roles, names_of
@@ -131,3 +132,24 @@ def test_agreement_is_not_found_where_scores_are_dealt_out_again(made):
         ps.append(detector_agreement(Scores(data, atlas.provenance), n_shuffles=199)["p"].values)
     ps = np.concatenate(ps)
     assert np.mean(ps[np.isfinite(ps)] <= 0.05) <= 0.12
+
+
+def test_what_a_model_cannot_do_no_head_is_needed_for():
+    _, survey, atlas = drawn(seed=34, null=True)
+    assert atlas.data.sizes["task"] == 0 and atlas.provenance.causal == "none"
+    assert any("does not do it (a repeated word is foreseen)" in said for said in atlas.data.attrs["skipped"])
+    task = survey.repetition()
+    assert not task_ability(survey.model, task.batch, task.metric, seed=34).there
+
+
+def test_ability_is_the_metric_over_other_rows_answers(made):
+    _, survey, _ = made
+    task = survey.naming_task()
+    able = task_ability(survey.model, task.batch, task.metric)
+    assert able.there and able.own > 5 and abs(able.other) < 1
+    held = survey.holding_back()
+    assert task_ability(survey.model, held.batch, held.metric, against=True).there
+    assert not task_ability(survey.model, held.batch, held.metric).there
+    whole = survey.repetition()  # reads the whole vocabulary
+    able = task_ability(survey.model, whole.batch, whole.metric)
+    assert able.there and able.own > -0.01 and able.other < -5

@@ -53,7 +53,7 @@ def run_find(  # noqa: PLR0913 - one argument a group of options
         return 0
     _print(record, kind)
     if made is not None:
-        _print_atlas(record["atlas"])
+        _print_atlas(record["atlas"], record["skipped"])
         print(f"saved: {one_line(folder / 'atlas.png')} (the head atlas; its numbers in the folder atlas)")
     print(f"saved: {one_line(folder / RECORD)} (every ranking in a folder of its own, drawn as PNG)")
     return 0
@@ -144,7 +144,7 @@ def _atlas_record(atlas: "Scores") -> dict[str, Any]:
     return {"roles": roles, "skipped": list(atlas.data.attrs["skipped"])}
 
 
-def _print_atlas(record: Mapping[str, Any]) -> None:
+def _print_atlas(record: Mapping[str, Any], skipped: Mapping[str, str]) -> None:
     from conceptlab.cli.tables import Column, print_table
 
     rows = [
@@ -157,7 +157,7 @@ def _print_atlas(record: Mapping[str, Any]) -> None:
         rows,
     )
     for why in record["skipped"]:
-        if why.startswith("the task of"):
+        if why.partition(": ")[0] not in skipped:  # those were told
             print(f"not asked: {one_line(why)}")
 
 

@@ -26,7 +26,8 @@ S = TypeVar("S")
 @dataclass(frozen=True, eq=False)
 class Scored:
     """`score` [layer, unit] (NaN where the model has no such unit) and `null` [draw, layer, unit], the same statistic under its
-    control; `n` rows, words or tokens that it was measured on. p asks whether a score lies more than `floor` above the null."""
+    control; `n` rows, words or tokens that it was measured on. p asks whether a score lies more than `floor` above the null. `more`
+    are further columns [layer, unit] of the table."""
 
     score: np.ndarray
     null: np.ndarray
@@ -34,15 +35,21 @@ class Scored:
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     floor: float = 0.0
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Behaviour:
-    """What units of a kind are for, as a question: texts and a metric of them, which falls where such a unit is taken away."""
+    """What units of a kind are for, as a question: texts and a metric of them, which falls where such a unit is taken away.
+
+    `against`: the rest of the model works against it (a unit that holds something back), so that the metric is below its like for
+    other answers.
+    """
 
     name: str
     batch: Batch
     metric: Metric
+    against: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def ranked(kind: Kind, scored: Scored, provenance: Provenance) -> Units:
     p = pooled_p(score - scored.floor, null)
     return Units.from_arrays(
         kind, layer=layer[there], index=index[there], score=score, control=null.mean(0), p=p, q=q_values(p),
-        provenance=provenance,
+        provenance=provenance, more={name: np.reshape(column, -1)[there] for name, column in scored.more.items()},
     )  # fmt: skip
 
 

@@ -181,9 +181,9 @@ def _own_most(
     for d, said in zip(drawn, roles, strict=True):
         tasks, whole = d.atlas["task"].values, np.abs(d.atlas["whole"].values)
         task_of = dict(zip(d.atlas["role"].values.tolist(), d.atlas["task_of"].values.tolist(), strict=True))
-        share = (d.atlas["loss"].values / np.maximum(whole, 1e-12)[:, None, None]).reshape(len(tasks), -1).clip(max=1.0)
+        share = (d.atlas["loss"].values / np.maximum(whole, 1e-12)[:, None, None]).clip(max=1.0)
         for head in [head for head in said if any(task_of.get(role) for role in said[head])]:
-            lost = share[:, d.heads.index(head)]
+            lost = share.reshape(len(tasks), len(d.heads))[:, d.heads.index(head)]
             most.append(set(tasks[lost >= lost.max() - TIE].tolist()))
             own.append({task_of[role] for role in said[head] if task_of.get(role)})
     right = [bool(a & b) for a, b in zip(most, own, strict=True)]

@@ -1,14 +1,15 @@
 """The head atlas: every detector over one model, the stage that each role belongs to, and whether the model uses what was found.
 
 Each role's score stands beside its null with q over the heads that were searched. Then every head is taken away once for each
-distinct task that some role is for (`head_losses`). A head with a role's score (q <= 0.05) is its candidate; where the role's own
+distinct task that some role is for, if the model does it at all (`task_ability`) and its heads together carry it (`head_losses`). A
+head with a role's score (q <= 0.05) is its candidate; where the role's own
 task also loses by it (q <= 0.05 over heads, more than 1 % of the whole) it is confirmed. Roles are many to a head, and depend on
 what was asked. The four stages are a way to sort roles, not an order that was measured. Source: Zheng et al. 2024, Attention Heads
 of Large Language Models: A Survey (stages); Wang et al. 2023 (ablation). Control: each detector's own null; for losses all other
 heads. Cost: the detectors', and for each task a sweep of one edit a head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -18,6 +19,7 @@ from conceptlab.find.detector import Behaviour, Detector, Found, chosen
 from conceptlab.find.heads.find_heads import DETECTORS, find_heads
 from conceptlab.find.heads.survey import HeadSurvey
 from conceptlab.measure.effects.head_losses import head_losses
+from conceptlab.measure.effects.task_ability import task_ability
 from conceptlab.model import Model
 from conceptlab.results import Provenance, Scores, Units
 from conceptlab.runs import SILENT, Progress
@@ -61,15 +63,21 @@ def head_atlas(
         )
     used = {d.name: d for d in chosen(DETECTORS, list(found.units))}
     tasks, task_of, missing = _tasks(used, looked) if ablate else ({}, dict.fromkeys(used, ""), {})
-    losses = {n: head_losses(model, t.batch, t.metric, seed=looked.seed, progress=progress) for n, t in tasks.items()}
+    losses = {}
+    for name, task in tasks.items():
+        made = head_losses(model, task.batch, task.metric, seed=looked.seed, progress=progress)
+        if made.data.attrs["whole"] > 0 or task.against:
+            losses[name] = made
+        else:
+            missing[name] = f"no heads of {model.name} carry it: taking all of them away loses nothing"
+    task_of = {role: task if task in losses else "" for role, task in task_of.items()}
     data = xr.merge([_roles(model, found, used, task_of), _lost(model, losses)])
     data["label"] = (("role", "layer", "head"), _labels(data))
     data.attrs["skipped"] = [f"{name}: {why}" for name, why in {**found.skipped, **missing}.items()]
     n = {name: units.scores.provenance.n for name, units in found.units.items()}
-    warnings = [f"{name}: {w}" for name, scores in losses.items() for w in scores.provenance.warnings]
     provenance = Provenance(
         "head atlas", max(n.values()), looked.seed, model.name, model.revision, settings={"n": n, "q_max": Q_MAX},
-        passes=round(model.forwards - before), causal="ablation" if losses else "none", warnings=tuple(warnings),
+        passes=round(model.forwards - before), causal="ablation" if losses else "none",
     )  # fmt: skip
     return Scores(data, provenance)
 
@@ -80,19 +88,34 @@ def _tasks(
     """The distinct tasks by name, the task of each role ("": none), and why one could not be asked."""
     tasks: dict[str, Behaviour] = {}
     task_of, missing = dict.fromkeys(detectors, ""), {}
-    made: dict[int, str] = {}
+    made: dict[int, Behaviour | str] = {}  # by the function that makes it: the task, or why there is none
     for name, detector in detectors.items():
         if detector.behaviour is None:
             continue
         key = hash(detector.behaviour)
-        try:
-            if key not in made:
-                task = detector.behaviour(survey)
-                made[key], tasks[task.name] = task.name, task
-            task_of[name] = made[key]
-        except ConceptlabError as error:
-            missing[f"the task of {name}"] = str(error)
+        if key not in made:
+            made[key] = _task(detector.behaviour, survey)
+        task = made[key]
+        if isinstance(task, str):
+            missing[f"the task of {name}"] = task
+        else:
+            tasks[task.name], task_of[name] = task, task.name
     return tasks, task_of, missing
+
+
+def _task(behaviour: Callable[[HeadSurvey], Behaviour], survey: HeadSurvey) -> Behaviour | str:
+    """The task, or why no head can be needed for it here."""
+    try:
+        task = behaviour(survey)
+    except ConceptlabError as error:
+        return str(error)
+    able = task_ability(survey.model, task.batch, task.metric, against=task.against, seed=survey.seed)
+    if able.there:
+        return task
+    return (
+        f"{survey.model.name} does not do it ({task.name}): {task.metric.name} is {able.own:.3g} for the right answers and "
+        f"{able.other:.3g} for those of other rows (p = {able.p:.2g})"
+    )
 
 
 def _roles(

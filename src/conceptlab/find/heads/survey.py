@@ -166,7 +166,7 @@ class HeadSurvey:
         """The same turned round: what holds the name back."""
         naming = self.naming
         metric = logit_diff(naming.repeated.tolist(), naming.answer.tolist())
-        return Behaviour("the right name is held back", naming.batch, metric)
+        return Behaviour("the right name is held back", naming.batch, metric, against=True)
 
 
 def _index(keys: torch.Tensor, found: torch.Tensor, n: int) -> torch.Tensor:
