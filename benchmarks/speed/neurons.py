@@ -10,8 +10,13 @@ from functools import partial
 
 import torch
 
+from conceptlab.measure.attribution.integrated_gradients import row_attributions
+from conceptlab.model import Batch, load_model
+from conceptlab.model.gradients import gradients
+from conceptlab.model.metric import log_prob
 from conceptlab.numerics.top_of_product import MOST_ROWS, top_of_product
 
+from .models import SIZES, make_subject
 from .pairs import ratio
 from .table import Row, timed
 
@@ -44,3 +49,29 @@ def plain_product(rows: torch.Tensor, columns: torch.Tensor) -> Callable[[], Non
             torch.mm(columns, block, out=held[:, : block.shape[1]])
 
     return run
+
+
+def gradient_rows(*, tiny: bool = False, n_pos: int = 32, limit: float = 60.0) -> list[Row]:
+    """Integrated gradients of all neurons of one prompt, in forwards and backwards of that prompt.
+
+    Minimal arithmetic: 22 scaled copies of the last token of each of L layers, each through half of the layers on average, is
+    11 L / n_pos forwards and backwards; and the unembedding of 22 L last tokens.
+    """
+    size = {"tiny": True, "n_layers": 2} if tiny else {}
+    found = []
+    for kind in SIZES:
+        subject = make_subject(kind, 1, n_pos, **size)
+        model, batch = load_model(subject.module), Batch(tuple(map(tuple, subject.ids.tolist())))
+        metric = log_prob([3])
+        there = [("mlp_post", layer) for layer in range(model.n_layers)]
+        group = f"Integrated gradients of all neurons, {n_pos} tokens, one forward and backward of the prompt = 1"
+        _ = model.sweep_strategy  # asked of a model once
+        timing = ratio(
+            lambda m=model, b=batch, t=metric: row_attributions(m, b, t),
+            lambda m=model, b=batch, t=metric, p=there: gradients(m, b, t, p),
+            n=2 if tiny else 7,
+            limit=limit,
+        )
+        floor = f"{11 * model.n_layers / n_pos:.1f} without the unembedding"
+        found.append(timed(group, f"{kind}, 20 steps, {model.n_layers} layers", timing, target=20.0, note=floor))
+    return found

@@ -10,11 +10,12 @@ root mean square; p asks that a neuron's attribution be larger than those (beyon
 rows; q is over all neurons that anything moves. `n_exact` neurons, the largest, are also set to 0 one by one (`exact`, what the
 metric loses), beside as many others of their layers (`calibration` holds the mean of either).
 
-Departure: steps of a row run as one batch, layer by layer. Trap: a probability near 1 has no gradient; use its log or a logit.
-Cost: for every layer `steps` + 1 forwards and `steps` backwards down to the layer; `n_exact` x 2 ablations by `sweep`.
+Departure: steps of a row run as one batch. Trap: a probability near 1 has no gradient; use its log or a logit.
+Cost: where last tokens can be run alone (`model.scaled_neurons`), a forward and about steps x layers / (2 x pos) forwards and
+backwards a row; else for every layer `steps` + 1 forwards and `steps` backwards. `n_exact` x 2 ablations by `sweep`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from conceptlab.model import Batch, Model
 from conceptlab.model.gradients import Place, gradients, in_groups
 from conceptlab.model.metric import Metric
 from conceptlab.model.model import Texts
+from conceptlab.model.scaled_neurons import can_scale, scaled_runs
 from conceptlab.model.sweep import sweep
 from conceptlab.numerics.rotations import random_signs, rotated
 from conceptlab.results import Edit, Provenance, Scores, Site
@@ -78,17 +80,14 @@ def integrated_gradients(  # noqa: PLR0913 - one experiment, fully stated
     found = [RowMoments(width, n_random) for _ in chosen]
     change = np.zeros((len(chosen), len(batch)))
     rng = np.random.default_rng(seed)
-    groups = in_groups(model, batch, budget_bytes, per_token=0, copies=len(shares))
-    with progress.task("layers", total=len(chosen) * len(groups)) as task:
-        for axis, layer in enumerate(chosen):
-            for rows in groups:
-                values, grad, ends = _along(model, batch.select(rows), metric, layer, shares, rows)
-                change[axis, rows] = ends
-                found[axis].add_rows(np.ones(len(rows)))
-                dealt = [(_turned(values, seed, draw) * grad).sum(0) for draw in range(n_random)]
-                random = np.stack(dealt) if dealt else np.zeros((0, width))
-                found[axis].add(slice(None), values * grad, np.ones(len(rows)), random)
-                task.advance()
+    for axis, rows, values, grad, ends in each_layer(
+        model, batch, metric, chosen, shares, budget_bytes=budget_bytes, progress=progress
+    ):
+        change[axis, rows] = ends
+        found[axis].add_rows(np.ones(len(rows)))
+        dealt = [(_turned(values, seed, draw) * grad).sum(0) for draw in range(n_random)]
+        random = np.stack(dealt) if dealt else np.zeros((0, width))
+        found[axis].add(slice(None), values * grad, np.ones(len(rows)), random)
     columns = {name: np.stack(parts) for name, parts in _columns(found).items()}
     columns["q"] = q_of_moved(columns["p"].reshape(-1)).reshape(columns["p"].shape)
     exact, record = _exact(model, batch, metric, chosen, columns["score"], n_exact, rng)
@@ -109,10 +108,63 @@ def integrated_gradients(  # noqa: PLR0913 - one experiment, fully stated
     return Scores(data, provenance)
 
 
+def row_attributions(
+    model: Model, texts: Texts, metric: Metric, *, steps: int = 20, budget_bytes: int | None = None
+) -> np.ndarray:
+    """Attributions [row, layer, neuron] of every row by itself, midpoint rule, over the layers that have neurons."""
+    batch, layers = model.encode(texts), tuple(model.layers_with(SITE))
+    width = int(model.tap(SITE, layers[0] if layers else 0).width or 0)
+    shares = [0.0, *((k + 0.5) / steps for k in range(steps)), 1.0]
+    found = np.zeros((len(batch), len(layers), width))
+    for axis, rows, values, grad, _ in each_layer(model, batch, metric, layers, shares, budget_bytes=budget_bytes):
+        found[rows, axis] = values * grad
+    return found
+
+
+Way = tuple[int, list[int], np.ndarray, np.ndarray, np.ndarray]
+
+
+def each_layer(  # noqa: PLR0913 - what runs, and how much at once
+    model: Model,
+    batch: Batch,
+    metric: Metric,
+    layers: Sequence[int],
+    shares: list[float],
+    *,
+    budget_bytes: int | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[Way]:
+    """Number of the layer, rows, activations and mean gradient [row, neuron], and M(a) - M(0) [row], of all layers and rows; last
+    tokens alone where that is exact on this model."""
+    fast = can_scale(model, metric)
+    ends_only = 1 + len(shares) * len(layers) // max(1, min(batch.lengths, default=1))
+    groups = in_groups(model, batch, budget_bytes, per_token=0, copies=ends_only if fast else len(shares))
+    with progress.task("layers", total=len(layers) * len(groups)) as task:
+        for rows in groups:
+            some = batch.select(rows)
+            if fast:
+                ways = _together(model, some, metric, layers, shares, rows)
+            else:
+                ways = (_along(model, some, metric, layer, shares, rows) for layer in layers)
+            for axis, way in enumerate(ways):
+                yield axis, rows, *way
+                task.advance()
+
+
 def _turned(values: np.ndarray, seed: int, draw: int) -> np.ndarray:
     """Activations [row, neuron] of the same length in a random direction."""
     signs = random_signs((), values.shape[1], seed * 1_000_003 + draw)
     return rotated(torch.from_numpy(values), signs).double().numpy()
+
+
+def _together(  # noqa: PLR0913 - as `_along`
+    model: Model, batch: Batch, metric: Metric, layers: Sequence[int], shares: list[float], rows: list[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The same of every layer, last tokens alone, in one forward and backward."""
+    run = scaled_runs(model, batch, metric, layers, shares, rows=rows)
+    for values, grads, value in zip(run.values, run.grads, run.metric, strict=True):
+        mean = grads[1:-1].double().mean(0)
+        yield values.double().cpu().numpy(), mean.cpu().numpy(), (value[-1] - value[0]).cpu().numpy()
 
 
 def _along(
