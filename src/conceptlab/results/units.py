@@ -1,5 +1,6 @@
 """Units: ranked heads or neurons, each with its score, the score's null, p and q over everything searched."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,8 +58,9 @@ class Units:
         p: np.ndarray,
         q: np.ndarray,
         provenance: Provenance,
+        more: Mapping[str, np.ndarray] | None = None,
     ) -> "Units":
-        """Build from one array [unit] a column."""
-        columns = {"layer": layer, "index": index, "score": score, "control": control, "p": p, "q": q}
+        """Build from one array [unit] a column; `more` are columns of the method's own."""
+        columns = {"layer": layer, "index": index, "score": score, "control": control, "p": p, "q": q, **(more or {})}
         data = xr.Dataset({k: ("unit", np.asarray(v)) for k, v in columns.items()}, attrs={"kind": kind})
         return cls(kind, Scores(data, provenance))

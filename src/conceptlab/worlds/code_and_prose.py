@@ -12,13 +12,14 @@ each noun with the verbs that suit it. Dialects share brackets and names, not ke
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from conceptlab.runs import SILENT, Progress
 from conceptlab.train import Schedule, TokenBatch, Trained, Training, train_model, trained
+from conceptlab.worlds.flagged_neurons import put_flag
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ PLACES = ("outside", "at-home", "in-spring", "by-night", "on-hills", "in-town")
 PROSE = ("the", "a", *NOUNS, *VERBS, *PLACES, ".")
 WORDS = (*CODE, *PROSE)
 N_LAYERS, N_HEADS, D_MODEL, D_MLP, LONGEST = 2, 4, 64, 128, 24
-PRIVATE, FLAG, SHUT = 32, 0, 4.0
+PRIVATE = 32
 BATCH = 64
 CORPORA = (*KEYWORDS, "prose")
 SCHEDULE = Schedule(steps=400, learning_rate=3e-3, warmup=30)
@@ -117,27 +118,14 @@ def _fresh(seed: int) -> "PreTrainedModel":
         return GPT2LMHeadModel(config).float()
 
 
-@torch.no_grad()
-def _planted(model: Any) -> None:
-    """The weights that say which text it is, and that shut neurons; put back after every step."""
-    start = len(SPECIALS)
-    embedding = model.transformer.wte.weight
-    embedding[:, FLAG] = 0.0
-    embedding[start : start + len(CODE), FLAG], embedding[start + len(CODE) :, FLAG] = 1.0, -1.0
-    model.transformer.wpe.weight[:, FLAG] = 0.0
-    side = torch.where(torch.arange(D_MLP) < PRIVATE, 1.0, -1.0)
-    for block in model.transformer.h:
-        for part in (block.attn.c_proj, block.mlp.c_proj):
-            part.weight[:, FLAG], part.bias[FLAG] = 0.0, 0.0
-        block.ln_2.weight[FLAG], block.ln_2.bias[FLAG] = 1.0, 0.0
-        block.mlp.c_fc.weight[FLAG] = SHUT * side
-        block.mlp.c_fc.bias.clamp_(max=0.0)
-
-
 def _train(model: "PreTrainedModel", *, seed: int, null: bool, schedule: Schedule, progress: Progress) -> Training:
+    start = len(SPECIALS)
+    kinds = range(start, start + len(CODE)), range(start + len(CODE), start + len(WORDS))
+    side = torch.where(torch.arange(D_MLP) < PRIVATE, 1.0, -1.0)
+
     def put_back(*_: object) -> None:
         if not null:
-            _planted(model)
+            put_flag(model, *kinds, side)
 
     put_back()
     return train_model(model, _batches(seed), schedule, progress=progress, label="code and prose", on_step=put_back)
