@@ -60,10 +60,11 @@ twelve names recur in all rows, so clean and corrupted rows often do differ by a
 then found is a true, tiny effect (a share of a difference that is tiny itself). **Random answers** ask the planted
 model for two words drawn anew for every row: nothing it does can matter on average, and effects on single rows are
 large. Where the two ends of the metric do not differ more than chance (p > 0.05) patching and edge methods report
-nothing, which alone keeps an exact null at or below 5 %. `cells`: those with p < 1, and the share of them with p ≤ 0.05 without any correction; under that gate it speaks of
-the few runs that pass it. (Attention knock-out, direct attribution and lens causality have no such gate. What a lens
-reads goes on to the logits in a twin as well, so it is used there, by less than the floor of 0.001 nats. CD-T has had
-the gate since 6 of 8 random answers of seeds 2000 on had a circuit; its rows are of later seeds, 300 and 3000 on.)"""
+nothing, which alone keeps an exact null at or below 5 %. `cells`: those with p < 1, and the share of them with p ≤
+0.05 without any correction; under that gate it speaks of the few runs that pass it. (Attention knock-out, direct
+attribution and lens causality have no such gate. What a lens reads goes on to the logits in a twin as well, so it is
+used there, by less than the floor of 0.001 nats. CD-T has had the gate since 6 of 8 random answers of seeds 2000 on
+had a circuit; its rows are of later seeds, 300 and 3000 on.)"""
 GRADIENT = """Effects as shares of the whole, means over test seeds. **Saturated attention** (`induction`, β = 12): EAP gives edges
 that act through queries and keys 1.5 % of their effect, because the softmax does not move for a small step; with soft
 attention (`soft induction`, β = 2) the same edges come out right, so it is the saturation and not the route. At a
