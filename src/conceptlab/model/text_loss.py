@@ -1,6 +1,5 @@
 """How well a model foresees texts: nats a token of every row, and how much each single weight matters to that."""
 
-
 import torch
 from torch import Tensor, nn
 
