@@ -42,6 +42,7 @@ BACK, OVER = (
 )
 TURNOVER, SHARED = "heads born and died a stage of post-training", "emergent heads that two seeds have in common"
 SEEDS = 5
+TRAINED = f"trained to carry, {SEEDS} seeds: "
 
 
 @dataclass(frozen=True)
@@ -199,73 +200,57 @@ def _finding(name: str, effects: Scores, bar: str, holds: Callable[[float, float
 
 def _with_trained(done: Reproduction, seed: int, cache: Path | None, progress: Progress) -> Reproduction:
     """Add what small trained models do, over several seeds; the published turnover is a question here, not a bar."""
-    findings, notes, results = list(done.findings), list(done.notes), dict(done.results)
-    born, died, sets, lost, old, random = [], [], [], [], [], []
-    for number in range(seed, seed + SEEDS):
-        models = [
-            load_model(
-                trained_carry(steps, seed=number, cache=cache, progress=progress).model, tokenizer=carry_tokenizer()
-            )
-            for steps in (0, *STAGES)
-        ]
-        part = measured(
-            models, carry_pairs("carry", 96, number), carry_pairs("plain", 96, number), quick=False, seed=number
-        )
-        results |= {f"seed {number}: {name}": result for name, result in part.results.items()}
-        timeline = part.results["new skill"]
-        born.append(float(timeline["births"].values[1:].mean()))
-        died.append(float(timeline["deaths"].values[1:].mean()))
-        sets.append(set(part.provenance.settings["emergent"]))
-        values = {finding.name: finding for finding in part.findings}
-        if np.isfinite(values[LOST].value):
-            lost.append(values[LOST].value)
-            random.append(values[LOST].control)
-            old.append(values[OLD].value)
-        notes += [f"trained, seed {number}: {note}" for note in part.notes]
-    start = f"trained to carry, {SEEDS} seeds: "
-    if lost:
-        value, control = float(np.mean(lost)), float(np.mean(random))
-        bar = f"at least {DROP:g}, random heads at most {KEPT:g}"
-        holds = value >= DROP and abs(control) <= KEPT
-        findings.append(Finding(start + LOST, value, control, bar, holds, "share", float(min(lost)), float(max(lost))))
-        worst = float(np.mean(old))
-        findings.append(
-            Finding(
-                start + OLD,
-                worst,
-                control,
-                f"at most {KEPT:g}",
-                worst <= KEPT,
-                "share",
-                float(min(old)),
-                float(max(old)),
-            )
-        )
-    turns = [a + b for a, b in zip(born, died, strict=True)]
-    itself = float(np.mean([f.value for f in done.findings if f.name == SAME]))
-    low, high = float(min(turns)), float(max(turns))
-    findings.append(
-        Finding(
-            start + TURNOVER,
-            float(np.mean(turns)),
-            itself,
-            "no bar (control: a checkpoint and itself)",
-            None,
-            "heads",
-            low,
-            high,
-        )
+    parts = {number: _trained(number, cache, progress) for number in range(seed, seed + SEEDS)}
+    results = {f"seed {number}: {name}": r for number, part in parts.items() for name, r in part.results.items()}
+    notes = [f"trained, seed {number}: {note}" for number, part in parts.items() for note in part.notes]
+    itself = next(f.value for f in done.findings if f.name == SAME)
+    findings = [*_skills(list(parts.values())), *_turnover(list(parts.values()), itself)]
+    return replace(
+        done,
+        findings=(*done.findings, *findings),
+        notes=(*done.notes, *notes),
+        results={**done.results, **results},
     )
+
+
+def _trained(seed: int, cache: Path | None, progress: Progress) -> Reproduction:
+    """The findings on the checkpoints of one seed."""
+    models = [
+        load_model(trained_carry(steps, seed=seed, cache=cache, progress=progress).model, tokenizer=carry_tokenizer())
+        for steps in (0, *STAGES)
+    ]
+    return measured(models, carry_pairs("carry", 96, seed), carry_pairs("plain", 96, seed), quick=False, seed=seed)
+
+
+def _skills(parts: Sequence[Reproduction]) -> list[Finding]:
+    """What both skills lose, mean over the seeds in which heads emerged, with the least and the most."""
+    found = []
+    bars = {LOST: f"at least {DROP:g}, random heads at most {KEPT:g}", OLD: f"at most {KEPT:g}"}
+    for name, bar in bars.items():
+        known = [f for part in parts for f in part.findings if f.name == name and f.control is not None]
+        values = [f.value for f in known]
+        if not values:
+            continue
+        value, control = float(np.mean(values)), float(np.mean([f.control for f in known if f.control is not None]))
+        holds = value >= DROP and abs(control) <= KEPT if name == LOST else value <= KEPT
+        ends = float(min(values)), float(max(values))
+        found.append(Finding(f"{TRAINED}{name}", value, control, bar, bool(holds), "share", *ends))
+    return found
+
+
+def _turnover(parts: Sequence[Reproduction], itself: float) -> list[Finding]:
+    """Births and deaths a stage, and how alike the seeds are."""
+    timelines = [part.results["new skill"] for part in parts]
+    turns = [float((t["births"].values + t["deaths"].values)[1:].mean()) for t in timelines]
+    sets = [set(part.provenance.settings["emergent"]) for part in parts]
     alike = [len(a & b) / max(1, len(a | b)) for i, a in enumerate(sets) for b in sets[i + 1 :]]
-    size = float(np.mean([len(s) for s in sets]))
-    n_heads = 12
+    size, n_heads = float(np.mean([len(s) for s in sets])), timelines[0]["score"].size
     luck = size / max(1e-9, 2 * n_heads - size)
-    findings.append(
-        Finding(
-            start + SHARED, float(np.mean(alike)), luck, "no bar (control: sets of their size at random)", None, "share"
-        )
-    )
-    return replace(done, findings=tuple(findings), notes=tuple(notes), results=results)
+    bars = "no bar (control: a checkpoint and itself)", "no bar (control: as many heads at random)"
+    return [
+        Finding(f"{TRAINED}{TURNOVER}", float(np.mean(turns)), itself, bars[0], None, "heads", min(turns), max(turns)),
+        Finding(f"{TRAINED}{SHARED}", float(np.mean(alike)), luck, bars[1], None, "share"),
+    ]
 
 
 def _given(folder: Path, most: int) -> tuple[Model, AnswerPairs, AnswerPairs]:
