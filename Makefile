@@ -43,6 +43,7 @@ bench: $(DEV)
 gallery: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_causal
+	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_probes
 
 rows: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.rows

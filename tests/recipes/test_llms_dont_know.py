@@ -8,12 +8,13 @@ import pytest
 
 from conceptlab.data.fact_queries import FactQuery, read_fact_queries
 from conceptlab.errors import DataError, InputError
-from conceptlab.measure.patching.subject_trace import subject_trace
+from conceptlab.measure.patching.subject_trace import _others, subject_trace
 from conceptlab.measure.probing.answered_facts import KINDS, answer_facts
 from conceptlab.measure.probing.error_detectors import error_detectors
 from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.llms_dont_know import _beside, measured, on_trained, reproduce
+from conceptlab.results import Edit, Site
 from conceptlab.worlds.trained_facts import fact_queries, facts_tokenizer, people, trained_facts
 
 SEED = 101
@@ -74,6 +75,23 @@ def test_shuffled_kinds_are_not_told(model):
     of = np.random.default_rng(0).permutation(people(SEED).kind)
     found = error_detectors(model, replace(answered, kind=of[answered.groups]), permutations=20, seed=1).data
     assert float(found["q"].min()) > 0.05 and abs(found["score"].sel(detector="state") - 0.5).max() < 0.25
+
+
+def test_the_trace_is_that_of_plain_edits(model):
+    """The same states put in row by row with `edited`, one layer at a time."""
+    queries = fact_queries(SEED)[::9][:12]
+    answered = answer_facts(model, queries)
+    found = subject_trace(model, answered.batch, [3] * 12, answered.said.tolist(), answered.groups, seed=4)
+    partner = _others(answered.groups, np.random.default_rng(4))
+    assert (answered.groups[partner] != answered.groups).all()
+    base = model.capture(answered.batch, "resid_pre", positions=[3])["resid_pre"]
+    for layer in range(model.n_layers):
+        changed = []
+        for row in range(12):
+            edit = Edit(Site("resid_pre", layer), "set", base[partner[row], layer], positions=(3,))
+            with model.edited(edit):
+                changed.append(int(model.logits(answered.batch.select([row])).argmax()) != answered.said[row])
+        assert float(found["score"].values[layer]) == pytest.approx(np.mean(changed))
 
 
 def test_a_trace_needs_two_subjects_and_one_of_each_a_row(model):

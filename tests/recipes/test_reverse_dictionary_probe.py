@@ -12,7 +12,7 @@ from conceptlab.errors import DataError, InputError, ModelError
 from conceptlab.measure.geometry.similarity_alignment import similarity_alignment
 from conceptlab.measure.probing.category_centroids import category_centroids
 from conceptlab.measure.probing.feature_decoding import feature_decoding
-from conceptlab.measure.probing.reverse_dictionary import name_words
+from conceptlab.measure.probing.reverse_dictionary import _demonstrations, name_words, scrambled
 from conceptlab.measure.probing.streams import stream_at
 from conceptlab.model import load_model
 from conceptlab.model.shared_prefix import continue_all
@@ -79,6 +79,19 @@ def test_a_word_that_is_asked_never_stands_in_a_demonstration(model):
     asked = [Entry("colour0a", e.word) for e in entries(SEED, unseen=True)[::4]]
     found = name_words(model, asked, asked, n_demos=3, n_draws=2, arrow="=>", newline=" ; ")
     assert found.right.mean() < 0.2 and found.right.shape == (2, 36) and found.stream.shape == (36, 3, WIDTHS[-1])
+
+
+def test_mismatched_demonstrations_keep_no_word_and_scrambling_keeps_all():
+    rng, demos = np.random.default_rng(0), entries(SEED, unseen=False)[::4][:7]
+    for _ in range(5):
+        lines = _demonstrations(demos, "mismatched", "=>", " ; ", rng).split(" ; ")[:-1]
+        said = [line.split(" => ") for line in lines]
+        assert [d for d, _ in said] == [e.description for e in demos]
+        assert sorted(w for _, w in said) == sorted(e.word for e in demos)
+        assert all(w != e.word for (_, w), e in zip(said, demos, strict=True))
+    before = ["a b c", "d e", "f"]
+    after = scrambled(before, rng)
+    assert [len(t.split()) for t in after] == [3, 2, 1] and sorted(" ".join(after).split()) == list("abcdef")
 
 
 def test_planted_clusters_and_features_are_read_and_dealt_ones_are_not():
