@@ -1,9 +1,11 @@
-"""Does a model call up a fact while it reasons? How strongly the fact's neurons fire there, beside how they do when it is asked.
+"""Does a model call up a fact while it reasons? How strongly the fact's neurons fire there, beside how they do when it is
+asked.
 
-Recall score of a prompt: the largest mean activation of the fact's neurons over positions, over their mean activation at the last
-position of the direct questions. Control: as many random neurons of the same layers that fire on the direct questions, in the same
-way. Source: after Unveiling Factual Recall Behaviors of Large Language Models through Knowledge Neurons (2024); the ratio is ours.
-Trap: where the text says the bridge entity, neurons fire because they read it; give `until`, the first position that may not count.
+Recall score of a prompt: the largest mean activation of the fact's neurons over positions, over their mean size at the last
+position of the direct questions; gated neurons fire either way, so signs are those of the direct questions. Control: as many
+random neurons of the same layers that fire on the direct questions, in the same way. Source: after Unveiling Factual Recall
+Behaviors of Large Language Models through Knowledge Neurons (2024); the ratio is ours. Trap: where the text says the bridge
+entity, neurons fire because they read it; give `until`, the first position that may not count.
 Cost: one forward of the prompts and of the direct questions.
 """
 
@@ -89,7 +91,8 @@ def _like(sites: Sequence[Site], layers: list[int], asked: np.ndarray, rng: np.r
 
 
 def _ratio(values: np.ndarray, asked: np.ndarray, cells: Cells) -> float:
-    """Largest mean activation of `values` [position, layer, neuron] at `cells`, over that when asked."""
-    direct = float(asked[cells].mean()) if len(cells[0]) else 0.0
-    there = values[:, cells[0], cells[1]].mean(1)
-    return float(there.max() / direct) if abs(direct) > 1e-6 and len(there) else 0.0
+    """Largest mean activation of `values` [position, layer, neuron] at `cells`, signs as when asked, over its size when
+    asked."""
+    direct = float(np.abs(asked[cells]).mean()) if len(cells[0]) else 0.0
+    there = (values[:, cells[0], cells[1]] * np.sign(asked[cells])).mean(1)
+    return float(there.max() / direct) if direct > 1e-6 and len(there) else 0.0
