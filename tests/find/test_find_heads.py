@@ -65,3 +65,13 @@ def test_attention_by_lag_is_what_the_patterns_say():
 def test_an_unknown_detector_is_one_line():
     with pytest.raises(InputError, match="no detector is called mind-reading; the detectors are previous-token"):
         find_heads(model_of(), ["mind-reading"])
+
+
+def test_a_tokenizer_without_words_is_one_line():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({}, unk_token=None)))
+    model = load_model(induction().model, tokenizer=empty)
+    with pytest.raises(InputError, match="has no words"):
+        find_heads(model, ["induction"])

@@ -84,7 +84,7 @@ def _other_steps(ordinals: Ordinals, n: int, seed: int) -> list[dict[str, int]]:
 def counting_on(survey: HeadSurvey) -> Behaviour:
     """The next member after three that follow one another, nats; as many rows of every family."""
     ordinals, rng = survey.ordinals, np.random.default_rng(survey.seed)
-    each = max(4, 2 * survey.n_rows // len(ordinals.families))
+    each = max(4, 2 * survey.task_rows // len(ordinals.families))
     rows, answers = [], []
     for family in ordinals.families:
         runs = ordinals.runs(family, SHOWN + 1)

@@ -37,6 +37,7 @@ class HeadSurvey:
     seed: int = 0
     n_rows: int = 32
     n_words: int = 50
+    task_rows: int = 16  # of each task that heads are taken away from, where the survey makes it
     n_draws: int = 50  # of the nulls that cost no forward
     names: IndirectObjects | None = None
     families: Mapping[str, Sequence[str]] | None = None
@@ -44,11 +45,14 @@ class HeadSurvey:
 
     @cached_property
     def words(self) -> np.ndarray:
-        """Token ids that may be drawn: no special tokens, none without a text of its own."""
+        """Token ids that may be drawn: no special tokens, none without a text of its own. Raises InputError without any."""
         tokenizer = self.model.tokenizer
         size = min(self.model.unembedding.shape[0] if self.model.has_logits else len(tokenizer), len(tokenizer))
         special = set(tokenizer.all_special_ids)
-        return np.array([i for i in range(size) if i not in special and tokenizer.decode([i]).strip()])
+        found = [i for i in range(size) if i not in special and tokenizer.decode([i]).strip()]
+        if not found:
+            raise InputError(f"the tokenizer of {self.model.name} has no words; is tokenizer.json complete?")
+        return np.array(found)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
@@ -150,7 +154,7 @@ class HeadSurvey:
         ends = (
             len(self.prefix) + self.n + rng.integers(1, self.n, LENGTHS)
         )  # few lengths: rows of one length are swept together
-        for row, ids in enumerate(self.said_twice.ids):
+        for row, ids in enumerate(self.said_twice.ids[: self.task_rows]):
             end = int(ends[row % LENGTHS])
             rows.append(ids[:end])
             answers.append(ids[end])
@@ -158,15 +162,17 @@ class HeadSurvey:
 
     def naming_task(self) -> Behaviour:
         """The logit of the name that is said once over the repeated one."""
-        naming = self.naming
-        metric = logit_diff(naming.answer.tolist(), naming.repeated.tolist())
-        return Behaviour("the right name is said", naming.batch, metric)
+        batch, answer, repeated = self._names_asked()
+        return Behaviour("the right name is said", batch, logit_diff(answer, repeated))
 
     def holding_back(self) -> Behaviour:
         """The same turned round: what holds the name back."""
-        naming = self.naming
-        metric = logit_diff(naming.repeated.tolist(), naming.answer.tolist())
-        return Behaviour("the right name is held back", naming.batch, metric, against=True)
+        batch, answer, repeated = self._names_asked()
+        return Behaviour("the right name is held back", batch, logit_diff(repeated, answer), against=True)
+
+    def _names_asked(self) -> tuple[Batch, list[int], list[int]]:
+        naming, rows = self.naming, slice(self.task_rows)
+        return Batch(naming.batch.ids[rows]), naming.answer[rows].tolist(), naming.repeated[rows].tolist()
 
 
 def _index(keys: torch.Tensor, found: torch.Tensor, n: int) -> torch.Tensor:
