@@ -8,6 +8,9 @@ from conceptlab.data.needles import Needle, given_needles, hide_needles, read_ne
 from conceptlab.errors import DataError, InputError
 from conceptlab.model import load_model
 from conceptlab.worlds.haystack import haystack, needles_of
+from conceptlab.worlds.word_tokenizer import word_tokenizer
+from tests.conformance.tiny_models import tiny_model
+from tests.model.tiny import decoder
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +42,16 @@ def test_every_needle_stands_where_it_is_said_to_be(world, model):
 
 
 def test_a_needle_goes_to_the_end_of_a_sentence():
-    from tests.model.tiny import decoder, tokenizer
+    words = word_tokenizer((*(f"w{i}" for i in range(20)), "end."), 64)
+    model = load_model(tiny_model("llama"), tokenizer=words)
+    needle, filler = Needle("w1 w2", "w3", "w2"), "w5 w6 w7 w8 w9 w10 end. " * 8
+    stacks = hide_needles(model, [needle], filler, lengths=[44], depths=[0, 0.45, 0.5, 1])
+    # forty words of filler after <bos>, sentences of seven; the depth itself where it is an end of the text
+    assert [start for start, _ in stacks.spans] == [1, 1 + 21, 1 + 21, 1 + 40]
 
-    model = decoder("llama")
-    words = tokenizer().get_vocab()
-    assert "." not in words  # a tokenizer without sentences: the depth itself
-    stacks = hide_needles(model, [Needle("w1 w2", "w3", "w2")], "w9 " * 40, lengths=[20], depths=[0.5])
+
+def test_without_sentences_it_goes_to_the_depth_itself():
+    stacks = hide_needles(decoder("llama"), [Needle("w1 w2", "w3", "w2")], "w9 " * 40, lengths=[20], depths=[0.5])
     assert stacks.spans == ((8, 10),)
 
 
