@@ -69,18 +69,21 @@ def on_trained(setup: Setup, *, null: bool = False) -> Reproduction:
     """The row on the small trained models (or, with `null`, on models that could learn nothing)."""
     seed, scores, others, notes = setup.seed, [], [], []
     done = None
-    for width in world.WIDTHS:
+    widths = world.FEW if setup.quick else world.WIDTHS
+    for width in widths:
         made = world.trained_dictionary(width, seed=seed, null=null, cache=setup.cache, progress=setup.progress)
         notes += [made.note] if made.note else []
         model = load_model(made.model, tokenizer=world.dictionary_tokenizer())
         asked, pool = (world.entries(seed, unseen=u) for u in (True, False))
-        form = _Form(TOY_DEMOS, 2 if setup.quick else 5, world.ARROW, f" {world.STOP} ")
-        if width == world.WIDTHS[-1]:
+        form = _Form(TOY_DEMOS, 1 if setup.quick else 5, world.ARROW, f" {world.STOP} ")
+        if width == widths[-1]:
             done = measured(model, asked, pool, form, quick=setup.quick, seed=seed, planted=True)
-        scores.append(float(_named(model, asked, pool, form, "true", seed).right.mean()))
+            scores.append(done.findings[0].value)
+        else:
+            scores.append(float(_named(model, asked, pool, form, "true", seed).right.mean()))
         others.append(_composed(model, seed))
     assert done is not None  # noqa: S101 - there are widths
-    return replace(done, findings=(*done.findings, _ranked(scores, others, seed)), notes=(*done.notes, *notes))
+    return replace(done, findings=(*done.findings, _ranked(widths, scores, others, seed)), notes=(*done.notes, *notes))
 
 
 def measured(  # noqa: PLR0913 - the settings of a run
@@ -187,7 +190,7 @@ def _features(  # noqa: PLR0913 - private half of the recipe
     name = "mean AUC of features at their best layers"
     try:
         found = feature_decoding(
-            vectors, [e.features for e in words], permutations=40 if quick else 100, seed=seed, model=model.name
+            vectors, [e.features for e in words], permutations=20 if quick else 100, seed=seed, model=model.name
         )
     except (InputError, DataError) as error:
         notes.append(f"{name}: {error}")
@@ -231,7 +234,7 @@ def _composed(model: Model, seed: int) -> float:
     return float(np.mean([a == b for a, b in zip(said, first_tokens(model, prompts, answers), strict=True)]))
 
 
-def _ranked(scores: Sequence[float], others: Sequence[float], seed: int) -> Finding:
+def _ranked(widths: Sequence[int], scores: Sequence[float], others: Sequence[float], seed: int) -> Finding:
     """Spearman's correlation over models; the control is its mean over models dealt anew (0 but for ties)."""
     from scipy.stats import rankdata
 
@@ -242,9 +245,9 @@ def _ranked(scores: Sequence[float], others: Sequence[float], seed: int) -> Find
     dealt = (
         0.0 if flat else float(np.mean([np.corrcoef(ranks[0], rng.permutation(ranks[1]))[0, 1] for _ in range(500)]))
     )
-    shown = ", ".join(f"{w}: {a:.2f} and {b:.2f}" for w, a, b in zip(world.WIDTHS, scores, others, strict=True))
+    shown = ", ".join(f"{w}: {a:.2f} and {b:.2f}" for w, a, b in zip(widths, scores, others, strict=True))
     return Finding("rank correlation over widths of words named and words changed", value, dealt, f"{RANKED} or more ({shown})",
-                   value >= RANKED, "rho")  # fmt: skip
+                   value >= RANKED - 1e-9, "rho")  # fmt: skip
 
 
 def _users(data: Path, most: int | None) -> tuple[list[Entry], dict[tuple[str, str], list[float]] | None]:

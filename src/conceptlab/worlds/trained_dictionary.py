@@ -40,9 +40,9 @@ SAID = {
 }
 ARROW, STOP = "=>", ";"
 WORDS = (*NAMES, *SAID.values(), ARROW, STOP, "like", "but")
-WIDTHS = (4, 8, 16, 32)
+WIDTHS, FEW = (4, 8, 16, 32), (4, 16, 32)  # FEW: of the quick form
 N_LAYERS, LONGEST, BATCH, LINES = 2, 64, 64, 3
-SCHEDULE = Schedule(steps=150, learning_rate=1e-2, warmup=30, optimizer="muon")
+SCHEDULE = Schedule(steps=100, learning_rate=1.5e-2, warmup=30, optimizer="muon")
 
 
 def trained_dictionary(
@@ -83,13 +83,11 @@ def entries(seed: int, *, unseen: bool, per_word: int = 4) -> list[Entry]:
 
 
 def compositions(seed: int) -> tuple[list[str], list[str]]:
-    """Prompts and answers of the other task that are left out of training."""
-    rng = np.random.default_rng([seed, 6])
+    """Prompts and answers of the other task that are left out of training, said in all ways."""
     prompts, answers = [], []
     for (a, kind, b), out in zip(_changes(), left_out(seed), strict=True):
-        if out:
-            way = SAID[kind, COMBINATIONS[b][kind], int(rng.integers(WAYS))]
-            prompts.append(f"like {NAMES[a]} but {way} {ARROW}")
+        for way in range(WAYS if out else 0):
+            prompts.append(f"like {NAMES[a]} but {SAID[kind, COMBINATIONS[b][kind], way]} {ARROW}")
             answers.append(NAMES[b])
     return prompts, answers
 
