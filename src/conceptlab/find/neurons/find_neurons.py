@@ -9,12 +9,12 @@ A new detector is one file with a function and a `DETECTOR`, and a line in `DETE
 from collections.abc import Sequence
 
 from conceptlab.find.detector import Detector, Found, chosen, run_detectors
-from conceptlab.find.neurons import gated_neurons, vocabulary_neurons
+from conceptlab.find.neurons import expert_neurons, gated_neurons, vocabulary_neurons
 from conceptlab.find.neurons.survey import NeuronSurvey
 from conceptlab.model import Model
 from conceptlab.runs import SILENT, Progress
 
-_KNOWN = (vocabulary_neurons.DETECTOR, gated_neurons.DETECTOR, gated_neurons.DEPLETION)
+_KNOWN = (vocabulary_neurons.DETECTOR, gated_neurons.DETECTOR, gated_neurons.DEPLETION, expert_neurons.DETECTOR)
 DETECTORS: dict[str, Detector[NeuronSurvey]] = {detector.name: detector for detector in _KNOWN}
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -10,15 +11,20 @@ from conceptlab.model.neuron_weights import Gain, NeuronWeights, end_gain, neuro
 from conceptlab.model.vocabulary import Vocabulary, learned_vocabulary
 from conceptlab.numerics.top_of_product import BUDGET
 
+if TYPE_CHECKING:
+    from conceptlab.find.neurons.expert_neurons import Labelled
+
 
 @dataclass(eq=False)
 class NeuronSurvey:
-    """`fold` multiplies the gains of norms into the vectors; `budget_bytes` bounds the working memory of products."""
+    """`fold` multiplies the gains of norms into the vectors; `budget_bytes` bounds the working memory of products; `labelled`
+    are texts of concepts, for detectors that ask for them."""
 
     model: Model
     seed: int = 0
     fold: bool = True
     budget_bytes: int = BUDGET
+    labelled: "Labelled | None" = None
 
     @cached_property
     def weights(self) -> list[NeuronWeights]:
