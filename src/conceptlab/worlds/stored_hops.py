@@ -14,7 +14,7 @@ bridge's object, `both` for the object of a subject's bridge, `guess` for the sa
 Bridges are read from mid, objects from out; where neither is there, a filler leads. A weak fact is answered right by
 itself (its bridge still leads), and wrong in two hops, since half a bridge does not reach fact 2; doubling its neurons mends that.
 In the null twin neurons of fact 1 and of the shortcut write where nothing reads. Construction after C3 of the
-methods' specification. """
+methods' specification."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
