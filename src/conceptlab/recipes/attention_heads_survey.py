@@ -31,7 +31,7 @@ RECIPE = {
     "methods": ["find/heads/head_atlas", "measure/effects/detector_agreement", "measure/effects/head_losses"],
 }
 F1, OWN, LISTED, SHUFFLES = 0.95, 0.90, 0.05, 200
-WORLDS, ROWS, TIE = 5, 16, 0.01  # of the full form; rows of random words, twice as many of names
+WORLDS, ROWS, TIE = 5, 12, 0.01  # of the full form; rows of the quick form and of tasks
 OWN_MOST = "heads whose absence costs their own task most"
 
 
@@ -118,7 +118,7 @@ def _read(path: Path) -> IndirectObjects:
 
 def _drawn(world: PlantedWorld, setup: Setup, *, seed: int, ablate: bool = True) -> Drawn:
     model = load_model(world.model, tokenizer=world.tokenizer)
-    survey = HeadSurvey(model, seed=seed, n_rows=ROWS if setup.quick else 2 * ROWS, names=names_of(world))
+    survey = HeadSurvey(model, seed=seed, n_rows=ROWS if setup.quick else 32, task_rows=ROWS, names=names_of(world))
     atlas = head_atlas(model, survey=survey, ablate=ablate, progress=setup.progress)
     return Drawn(atlas, world.truth["roles"], world.truth["used"])
 
