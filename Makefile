@@ -36,6 +36,7 @@ conformance: $(DEV)
 calibration: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.calibration
 	$(OFFLINE) $(BIN)/python -m benchmarks.calibration_causal
+	$(OFFLINE) $(BIN)/python -m benchmarks.calibration_detectors
 
 bench: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.speed

@@ -22,7 +22,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys) -> None:
     )  # the same lines, sooner
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     space: dict[str, object] = {"__name__": "readme"}
     exec(compile(blocks[0], "README.md", "exec"), space)
     assert capsys.readouterr().out.strip().splitlines()[-1] == "True"
@@ -30,6 +30,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys) -> None:
     said = capsys.readouterr().out
     assert "1.43 -0.43" in said
     assert "sweep: 3 edits x 64 rows" in said
+    exec(compile(blocks[2], "README.md", "exec"), space)
+    assert [str(head) for head in space["heads"]] == ["L2.H0.z"]  # type: ignore[attr-defined]  # the name mover copies
 
 
 def test_generated_pages_are_fresh() -> None:

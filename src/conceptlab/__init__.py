@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from conceptlab.catalog import papers, reproduce
     from conceptlab.data import Concept, ConceptSet, read_concepts
     from conceptlab.find.circuits.explain import explain_behaviour
+    from conceptlab.find.heads.find_heads import find_heads
+    from conceptlab.find.heads.head_atlas import head_atlas
+    from conceptlab.find.neurons.find_neurons import find_neurons
+    from conceptlab.measure.effects.set_effects import set_effects
     from conceptlab.measure.patching.activation_patching import activation_patching
     from conceptlab.measure.patching.attention_knockout import attention_knockout
     from conceptlab.measure.patching.path_patching import path_patching
@@ -45,6 +49,9 @@ _HOMES = {
     "default_concepts": "conceptlab.worlds.default",
     "default_model_path": "conceptlab.worlds.default",
     "explain_behaviour": "conceptlab.find.circuits.explain",
+    "find_heads": "conceptlab.find.heads.find_heads",
+    "find_neurons": "conceptlab.find.neurons.find_neurons",
+    "head_atlas": "conceptlab.find.heads.head_atlas",
     "load_model": "conceptlab.model",
     "logit_diff": "conceptlab.model.metric",
     "map_concepts": "conceptlab.atlas",
@@ -54,6 +61,7 @@ _HOMES = {
     "planted": "conceptlab.worlds.all_planted",
     "read_concepts": "conceptlab.data",
     "reproduce": "conceptlab.catalog",
+    "set_effects": "conceptlab.measure.effects.set_effects",
     "sweep": "conceptlab.model.sweep",
 }
 
@@ -78,6 +86,9 @@ __all__ = [
     "default_concepts",
     "default_model_path",
     "explain_behaviour",
+    "find_heads",
+    "find_neurons",
+    "head_atlas",
     "load_model",
     "logit_diff",
     "map_concepts",
@@ -87,6 +98,7 @@ __all__ = [
     "planted",
     "read_concepts",
     "reproduce",
+    "set_effects",
     "sweep",
 ]
 
