@@ -45,6 +45,7 @@ gallery: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_causal
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_probes
+	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_heads
 
 rows: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.rows
