@@ -107,8 +107,8 @@ def write_page() -> None:
 
 PAGE = """# Gallery: real models, real data
 
-What these models do with a prompt, by patching, lenses and circuits: [causal methods on small real models](causal/README.md); at which
-depth they hold facts, emotions and inferences: [concept depth](probes/README.md); what their heads do:
+What these models do with a prompt, by patching, lenses and circuits: [causal methods on small real models](causal/README.md);
+at which depth they hold facts, emotions and inferences: [concept depth](probes/README.md); what their heads do:
 [the head atlas](heads/README.md).
 
 Made by `make gallery` ({seconds} on 2 CPU cores). Each score is the accuracy (or, for a graded concept, the correlation) of the
