@@ -32,10 +32,9 @@ OUT = Path(__file__).parents[1] / "docs" / "calibration.md"
 TITLE = "## Detectors of heads and neurons"
 FIRST, N, LEVEL = 4000, 100, 0.05
 TEXT = """{n} models or shuffles for every detector, seeds {first} on, not looked at before. A ranking is wrong when any unit of
-it has
-q ≤ 0.05: that is to happen in 5 % of rankings at most, and the share of named units among all units is far below. Heads
-are asked of models in which every head is random and small; neurons of random weights, or with labels shuffled between
-texts. {date}, {seconds:.0f} s of CPU ({machine})."""
+it has q ≤ 0.05: that is to happen in 5 % of rankings at most, and the share of named units among all units is far
+below. Heads are asked of models in which every head is random and small; neurons of random weights, or with labels
+shuffled between texts. {date}, {seconds:.0f} s of CPU ({machine})."""
 Rankings = Iterator[Mapping[str, Units]]
 
 

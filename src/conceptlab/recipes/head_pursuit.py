@@ -24,8 +24,8 @@ from conceptlab.worlds.speaking_heads import answers_of, speaking_heads
 
 RECIPE = {
     "id": "head-pursuit",
-    "claim": "Editing as few as 1 % of the heads, found by sparse coding of their outputs with a concept's words, suppresses or "
-    "enhances the concept.",
+    "claim": "One head in a hundred, chosen because a concept's words span what it writes, is enough to make a model say the "
+    "concept less or more.",
     "number": "share of a concept's words that are no longer said when its heads are turned round",
     "control": "as many random heads, words of other concepts, and random word lists",
     "world": "heads that write colours, numbers, animals or anything, over overlapping word vectors",

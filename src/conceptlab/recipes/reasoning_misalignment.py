@@ -13,7 +13,7 @@ from conceptlab.measure.effects.set_effects import set_effects
 from conceptlab.model import Model, load_model
 from conceptlab.model.metric import logit_diff
 from conceptlab.recipes import Setup
-from conceptlab.results import Finding, Provenance, Reproduction, Scores, Units
+from conceptlab.results import Finding, Provenance, Reproduction, Scores, Site, Units
 from conceptlab.train import Schedule
 from conceptlab.worlds.refusals import (
     IDS,
@@ -30,8 +30,8 @@ from conceptlab.worlds.refusals import (
 
 RECIPE = {
     "id": "reasoning-misalignment",
-    "claim": "Some heads refuse by attending less to the chain of thought; neurons critical for safety are more entangled with "
-    "reasoning than others, and that foretells how much safety is forgotten when reasoning is trained in.",
+    "claim": "A model refuses where certain heads look away from its thoughts; the neurons that its refusals need are taken over "
+    "by reasoning sooner than other neurons, which foretells how much safety is lost when reasoning is trained in.",
     "number": "refusal margin lost without the best head, entanglement of safety neurons, its correlation with lost refusals",
     "control": "random heads and neurons of the same layers, the arm whose neurons are apart",
     "world": "a small model that refuses and does sums, on shared neurons or on neurons apart, tuned on further sums",
@@ -42,8 +42,8 @@ RECIPE = {
 }  # fmt: skip
 CORRELATED, N_TEXTS = 0.7, 96
 ARMS, QUICK_ARMS = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 1.0)
-SHORT = Schedule(steps=250, learning_rate=8e-3, warmup=20, target_loss=0.05)
-SHORT_TUNING = Schedule(steps=80, learning_rate=TUNING.learning_rate, warmup=10)
+SHORT = Schedule(steps=120, learning_rate=8e-3, warmup=20, target_loss=0.05)
+SHORT_TUNING = Schedule(steps=40, learning_rate=TUNING.learning_rate, warmup=10)
 SMALL = 64  # rows a batch of the quick form
 
 
@@ -98,9 +98,14 @@ def _arm(shared: float, seed: int, setup: Setup) -> Arm:
     refused = [counterfactuals(request, i) for i, request in enumerate(complied)]
     neurons = contrast_neurons(model, [r.text for r in refused], [r.text for r in complied], share=0.1, seed=seed)
     old, new = [r.text for r in refused], [text for text, _ in sums("*", seed)]
-    shift = entanglement(model, later, stable_neurons(neurons), old, new, seed=seed)
+    shift = entanglement(model, later, _critical(neurons), old, new, seed=seed)
     lost = _margin(model, old) - _margin(later, old)
     return Arm(shared, model, neurons, shift, lost, _distance(base.model, after))
+
+
+def _critical(neurons: Units) -> list[Site]:
+    """The neurons of every resample; in a model that was hardly trained there may be none, and the best five stand in."""
+    return stable_neurons(neurons) or neurons.top(5)
 
 
 def _margin(model: Model, texts: list[str]) -> float:
@@ -140,9 +145,7 @@ def _of_heads(effects: Scores) -> Finding:
 
 def _of_neurons(apart: list[Arm], together: list[Arm]) -> tuple[Finding, ...]:
     """Where they are, and how entangled they are in either arm."""
-    inside = [
-        np.isin([site.units[0] for site in stable_neurons(arm.neurons)], true_neurons(1.0)[0]).mean() for arm in apart
-    ]
+    inside = [np.isin([site.units[0] for site in _critical(arm.neurons)], true_neurons(1.0)[0]).mean() for arm in apart]
     drawn = [len(true_neurons(1.0)[0]) / arm.model.d_mlp for arm in apart]
     shift = {
         name: [float(arm.shift["score"][0]) for arm in arms] for name, arms in (("apart", apart), ("one", together))
