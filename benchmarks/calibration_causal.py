@@ -57,9 +57,10 @@ copies of the same change. `q alone` counts idle cells whose q is at most 0.05 h
 NOTHING = """Runs in which anything is found; stated level 5 %, with the 95 % interval of what was measured. **Null twins** have
 random weights in every head. That is no exact null: what a random head writes for a name is fixed within one model, and
 twelve names recur in all rows, so clean and corrupted rows often do differ by a few hundredths of a logit, and what is
-then found is a true, tiny effect (a share of a difference that is tiny itself). **Random answers** ask the planted
-model for two words drawn anew for every row: nothing it does can matter on average, and effects on single rows are
-large. Where the two ends of the metric do not differ more than chance (p > 0.05) patching and edge methods report
+then found may be a true, tiny effect (a share of a difference that is tiny itself; this was not tested apart).
+**Random answers** ask the planted model for two words drawn anew for every row: nothing it does can matter on average,
+and effects on single rows are large.
+Where the two ends of the metric do not differ more than chance (p > 0.05) patching and edge methods report
 nothing, which alone keeps an exact null at or below 5 %. `cells`: those with p < 1, and the share of them with p ≤
 0.05 without any correction; under that gate it speaks of the few runs that pass it. (Attention knock-out, direct
 attribution and lens causality have no such gate. What a lens reads goes on to the logits in a twin as well, so it is

@@ -10,7 +10,7 @@ from .table import Row
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "sweep_growth.png"
 BY_DEPTH = [(2, 64), (6, 64), (12, 64), (24, 64), (48, 64)]
-BY_LENGTH = [(6, 16), (6, 64), (6, 256), (6, 1024)]
+BY_LENGTH = [(6, 16), (6, 256), (6, 1024)]  # 6 layers of 64 tokens stand above
 GROUP = "Growth of a stream sweep (GPT-2 form, width 256, four positions at every layer), one bare forward = 1"
 
 
@@ -20,7 +20,7 @@ def growth_rows() -> list[Row]:
     save_chart(picture(found), PICTURE)
     return [
         Row(GROUP, f"{f['layers']:.0f} layers, {f['tokens']:.0f} tokens", f"{f['measured']:.3g}", f["measured"],
-            note=f"the plan says {f['plan']:.3g}")
+            note=f"the plan says {f['plan']:.3g} ([chart](images/{PICTURE.name}))")
         for f in found
     ]  # fmt: skip
 
@@ -45,5 +45,7 @@ def picture(found: list[dict[str, float]]) -> Chart:
                           "text": {"field": "size"}}},
         ],
     }  # fmt: skip
-    says = "Points below the line cost less than planned: a packed pass keeps matrix products larger than a single prompt does."
-    return Chart("A sweep costs what its plan says", says, body, tuple(rows))
+    says = (
+        "On the line a planned forward-equivalent costs one bare forward; below it a sweep costs less, above it more."
+    )
+    return Chart("Cost of a sweep beside its plan", says, body, tuple(rows))

@@ -97,6 +97,7 @@ def sweep_rows(kind: str, *, tiny: bool = False, n_pos: int = 32, limit: float =
         timing = ratio(call, subject.bare, n=_repeats(name, n_pos), limit=limit)
         least = plan.forward_equivalents * _multiplications(model, n_pos) / speed / bare
         note = f"{plan.forward_equivalents / len(clean):.0f} of its arithmetic, about {least:.0f} at the speed of a large product"
+        note += f"; {len(edits) / timing.value:.1f} edits a forward"
         rows.append(timed(f"{kind}: exact interventions, {n_pos} tokens, one bare forward = 1", what, timing,
                           target=TARGETS[name] if small else None, note=note))  # fmt: skip
     return rows

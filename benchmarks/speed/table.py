@@ -31,8 +31,8 @@ class Row:
 
 def timed(group: str, what: str, timing: Timing, *, target: float | None = None, unit: str = "", note: str = "") -> Row:
     """A row of a measured ratio (or of milliseconds)."""
-    value = f"{timing.value:.3g}{unit} [{timing.low:.3g}, {timing.high:.3g}]"
-    pairs = f"{timing.n} pairs" + (f"; {note}" if note else "")
+    value = f"{timing.value:.3g}{unit}" + (f" [{timing.low:.3g}, {timing.high:.3g}]" if timing.n > 1 else "")
+    pairs = f"{timing.n} pair{'s' * (timing.n > 1)}" + (f"; {note}" if note else "")
     return Row(group, what, value, timing.value, timing.low, target, f"{timing.wall:.3g}{unit}", pairs)
 
 

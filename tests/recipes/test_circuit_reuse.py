@@ -10,10 +10,7 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.circuit_reuse import ALONE, APART, CONTAINED, JACCARD, LIFT, OTHERS, SHIFT, on_world, reproduce
 from conceptlab.worlds.shared_subcircuit import CIRCUITS, shared_subcircuit
-
-
-def by_name(done):
-    return {finding.name: finding for finding in done.findings}
+from tests.recipes.findings import by_name
 
 
 @pytest.mark.parametrize("seed", [5, 6])

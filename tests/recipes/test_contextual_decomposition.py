@@ -10,10 +10,7 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.contextual_decomposition import on_worlds, reproduce
 from conceptlab.worlds.ioi import ioi
-
-
-def by_name(done):
-    return {f.name: f for f in done.findings}
+from tests.recipes.findings import by_name
 
 
 def test_the_quick_form_holds_beside_its_controls():

@@ -16,6 +16,7 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.llms_dont_know import _beside, measured, on_trained, reproduce
 from conceptlab.results import Edit, Site
 from conceptlab.worlds.trained_facts import fact_queries, facts_tokenizer, people, trained_facts
+from tests.recipes.findings import by_name
 
 SEED = 101
 
@@ -33,10 +34,6 @@ def model(cache):
 @pytest.fixture(scope="module")
 def quick(cache, model):
     return reproduce(Setup(quick=True, seed=SEED, cache=cache))
-
-
-def by_name(done):
-    return {f.name: f for f in done.findings}
 
 
 def test_the_quick_form_holds_beside_its_controls(quick):

@@ -29,7 +29,7 @@ def neurons():
 
 
 def test_a_set_that_moves_to_the_new_task_is_entangled_and_others_are_not(neurons):
-    """The planted neurons' outputs are weighted down where they fired and up elsewhere, by their own input weights."""
+    """The tuned model is the same one with that neuron at half where it fired, and half a unit up where it was silent."""
     import copy
 
     world, model = neurons

@@ -13,6 +13,7 @@ from conceptlab.recipes.recall_vs_reasoning import TASKS, on_world, reproduce
 from conceptlab.train import Schedule
 from conceptlab.worlds.recall_and_hops import REASONING, RECALL, recall_and_hops
 from conceptlab.worlds.trained_recall import trained_recall
+from tests.recipes.findings import by_name
 
 COLUMNS = ("clean", "corrupted", "answer", "distractor")
 
@@ -44,10 +45,6 @@ def write(folder, world, n=120, names=TASKS, **changed):
             writer.writeheader()
             writer.writerows(rows)
     return folder
-
-
-def by_name(done):
-    return {f.name: f for f in done.findings}
 
 
 def test_the_quick_form_holds_beside_its_controls():

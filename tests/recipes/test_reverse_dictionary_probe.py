@@ -19,6 +19,7 @@ from conceptlab.model.shared_prefix import continue_all
 from conceptlab.recipes import Setup
 from conceptlab.recipes.reverse_dictionary_probe import on_trained, reproduce
 from conceptlab.worlds.trained_dictionary import WIDTHS, dictionary_tokenizer, entries, trained_dictionary
+from tests.recipes.findings import by_name
 
 SEED = 100
 TOY = {"n_demos": 2, "n_draws": 1, "arrow": "=>", "newline": " ; "}
@@ -32,10 +33,6 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(cache):
     return load_model(trained_dictionary(WIDTHS[-1], seed=SEED, cache=cache).model, tokenizer=dictionary_tokenizer())
-
-
-def by_name(done):
-    return {f.name: f for f in done.findings}
 
 
 def test_the_quick_form_holds_beside_its_controls(cache, model):

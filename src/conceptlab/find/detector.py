@@ -7,20 +7,32 @@ ranking of it, with p from the null of all units together and q over all that we
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from conceptlab.errors import ConceptlabError, InputError
 from conceptlab.evidence import pooled_p, q_values
-from conceptlab.model import Batch
+from conceptlab.model import Batch, Model
 from conceptlab.model.metric import Metric
 from conceptlab.results import Provenance, Units
 from conceptlab.runs import SILENT, Progress
 
 Kind = Literal["head", "neuron"]
 DRAWS = 20  # of the null at least: with as many as units or more, a single unit of any number can still have q <= 0.05
-S = TypeVar("S")
+
+
+class Survey(Protocol):
+    """What detectors look at, in one model."""
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+S = TypeVar("S", bound=Survey)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +112,14 @@ def chosen(detectors: Mapping[str, Detector[S]], names: Sequence[str] | None) ->
 
 
 def run_detectors(
-    kind: Kind, survey: S, detectors: Sequence[Detector[S]], envelope: Mapping[str, Any], *, progress: Progress = SILENT
+    kind: Kind, survey: S, known: Mapping[str, Detector[S]], names: Sequence[str] | None, *, progress: Progress = SILENT
 ) -> Found:
     """Run each on one survey. A detector that cannot ask its question of this model is told in `skipped`; the others go on.
 
-    `envelope` holds what is common to the results' provenance. Raises the one error where there is nothing else.
+    `names` are some of the `known` (None: all). Raises InputError for an unknown name, and the one error where there is no other.
     """
+    detectors, model = chosen(known, names), survey.model
+    envelope = {"seed": survey.seed, "model": model.name, "revision": model.revision}
     units: dict[str, Units] = {}
     skipped: dict[str, str] = {}
     with progress.task("detectors", total=len(detectors)) as task:

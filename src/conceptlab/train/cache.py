@@ -4,7 +4,8 @@
     <cache>/trained/<name>-<key>/trained.json   the settings, how training went, size and sha256 of every file
 
 The folder is made beside its place and renamed, so it is whole or not there; what does not match its hashes is trained again.
-The key covers the settings, the source of the trainer and of the two functions, and the versions of torch and transformers.
+The key covers the settings, the source of the trainer, of the two functions and of the worlds and data modules that theirs import,
+and the versions of torch and transformers.
 """
 
 import hashlib
@@ -105,14 +106,17 @@ def _key(name: str, settings: Mapping[str, Any], *functions: Callable[..., Any])
 
 
 def _code(functions: tuple[Callable[..., Any], ...]) -> str:
-    """Hash of the trainer's source and of the modules that hold the functions."""
+    """Hash of the trainer's source and of the modules that hold the functions, with what these import of ours."""
     files = {str(path.name): path for path in Path(__file__).parent.glob("*.py")}
-    for function in functions:
-        inner = getattr(function, "func", function)  # functools.partial
-        module = sys.modules.get(getattr(inner, "__module__", ""))
-        path = getattr(module, "__file__", None)
-        if path is not None:
-            files[f"{getattr(module, '__name__', '')}"] = Path(path)
+    asked = [getattr(function, "func", function).__module__ for function in functions]  # functools.partial
+    while asked:
+        name = asked.pop()
+        path = getattr(sys.modules.get(name), "__file__", None)
+        if path is not None and name not in files:
+            files[name] = Path(path)
+            asked += re.findall(
+                r"^from (conceptlab\.(?:worlds|data)[\w.]*) import", files[name].read_text("utf-8"), re.M
+            )
     digest = hashlib.sha256()
     for label in sorted(files):
         digest.update(label.encode() + b"\0" + files[label].read_bytes())

@@ -20,6 +20,7 @@ import torch
 from conceptlab.runs import SILENT, Progress
 from conceptlab.train import Schedule, TokenBatch, Trained, Training, train_model, trained
 from conceptlab.worlds.flagged_neurons import put_flag
+from conceptlab.worlds.fresh_models import fresh_gpt2
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 
 if TYPE_CHECKING:
@@ -106,16 +107,16 @@ def _prose(rng: np.random.Generator) -> list[str]:
 
 
 def _fresh(seed: int) -> "PreTrainedModel":
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=len(SPECIALS) + len(WORDS), n_positions=LONGEST, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS,
-        n_inner=D_MLP, activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return GPT2LMHeadModel(config).float()
+    return fresh_gpt2(
+        seed,
+        n_tokens=len(SPECIALS) + len(WORDS),
+        longest=LONGEST,
+        d_model=D_MODEL,
+        n_layers=N_LAYERS,
+        n_heads=N_HEADS,
+        d_mlp=D_MLP,
+        activation_function="relu",
+    )
 
 
 def _train(model: "PreTrainedModel", *, seed: int, null: bool, schedule: Schedule, progress: Progress) -> Training:

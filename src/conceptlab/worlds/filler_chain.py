@@ -25,6 +25,7 @@ import torch
 from conceptlab.model.batch import Batch
 from conceptlab.runs import SILENT, Progress
 from conceptlab.train import Schedule, TokenBatch, Trained, masked_loss, train_model, trained
+from conceptlab.worlds.fresh_models import fresh_llama
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 
 if TYPE_CHECKING:
@@ -157,17 +158,10 @@ def tokenizer_of(task: FillerTask) -> "PreTrainedTokenizerFast":
 
 
 def _model(task: FillerTask, seed: int) -> "PreTrainedModel":
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=FIRST_NUMBER + task.n_sums, hidden_size=task.d_model, intermediate_size=2 * task.d_model,
-        num_hidden_layers=task.n_layers, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64,
-        initializer_range=0.05, rope_parameters={"rope_type": "default", "rope_theta": 100.0}, tie_word_embeddings=False,
-        pad_token_id=0, bos_token_id=1, eos_token_id=None,
+    return fresh_llama(
+        seed, n_tokens=FIRST_NUMBER + task.n_sums, longest=64, d_model=task.d_model, n_layers=task.n_layers, n_heads=4,
+        d_mlp=2 * task.d_model,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
 
 
 def _train(

@@ -23,6 +23,7 @@ import torch
 from conceptlab.data.concept_pairs import ConceptPair
 from conceptlab.runs import SILENT, Progress
 from conceptlab.train import Schedule, TokenBatch, Trained, train_model, trained
+from conceptlab.worlds.fresh_models import fresh_llama
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 
 if TYPE_CHECKING:
@@ -107,17 +108,15 @@ def trained_bilingual(
 
 
 def _model(seed: int) -> "PreTrainedModel":
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=len(SPECIALS) + len(WORDS), hidden_size=D_MODEL, intermediate_size=4 * D_MODEL, num_hidden_layers=N_LAYERS,
-        num_attention_heads=N_HEADS, num_key_value_heads=N_HEADS, max_position_embeddings=LONGEST, initializer_range=0.05,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0}, tie_word_embeddings=False, pad_token_id=0,
-        bos_token_id=1, eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+    return fresh_llama(
+        seed,
+        n_tokens=len(SPECIALS) + len(WORDS),
+        longest=LONGEST,
+        d_model=D_MODEL,
+        n_layers=N_LAYERS,
+        n_heads=N_HEADS,
+        d_mlp=4 * D_MODEL,
+    )
 
 
 def _train(model: "PreTrainedModel", *, seed: int, null: bool, schedule: Schedule, progress: Progress):

@@ -22,6 +22,7 @@ import torch
 from conceptlab.data.dictionary import Entry
 from conceptlab.runs import SILENT, Progress
 from conceptlab.train import Schedule, TokenBatch, Trained, train_model, trained
+from conceptlab.worlds.fresh_models import fresh_llama
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 
 if TYPE_CHECKING:
@@ -108,18 +109,16 @@ def _changes() -> list[tuple[int, int, int]]:
 
 
 def _model(seed: int, width: int) -> "PreTrainedModel":
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    heads = max(1, width // 16)
-    config = LlamaConfig(
-        vocab_size=len(SPECIALS) + len(WORDS), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=N_LAYERS,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=LONGEST, initializer_range=0.1,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0}, tie_word_embeddings=False, pad_token_id=0,
-        bos_token_id=1, eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+    return fresh_llama(
+        seed,
+        n_tokens=len(SPECIALS) + len(WORDS),
+        longest=LONGEST,
+        d_model=width,
+        n_layers=N_LAYERS,
+        n_heads=max(1, width // 16),
+        d_mlp=4 * width,
+        spread=0.1,
+    )
 
 
 def _train(model: "PreTrainedModel", *, seed: int, null: bool, schedule: Schedule, progress: Progress):

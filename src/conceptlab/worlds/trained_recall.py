@@ -19,6 +19,7 @@ import torch
 
 from conceptlab.runs import SILENT, Progress
 from conceptlab.train import Schedule, TokenBatch, Trained, train_model, trained
+from conceptlab.worlds.fresh_models import fresh_llama
 from conceptlab.worlds.line_puzzles import LEFT_OUT, LINE, LinePuzzle, line_puzzles, lines
 from conceptlab.worlds.recall_puzzles import MODES, STOP, SUBJECTS
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
@@ -77,17 +78,15 @@ def unseen_puzzles(n: int, seed: int) -> list[LinePuzzle]:
 
 
 def _model(seed: int, n_layers: int) -> "PreTrainedModel":
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=len(SPECIALS) + len(WORDS), hidden_size=D_MODEL, intermediate_size=2 * D_MODEL, num_hidden_layers=n_layers,
-        num_attention_heads=N_HEADS, num_key_value_heads=N_HEADS, max_position_embeddings=LONGEST, initializer_range=0.05,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0}, tie_word_embeddings=False, pad_token_id=0,
-        bos_token_id=1, eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+    return fresh_llama(
+        seed,
+        n_tokens=len(SPECIALS) + len(WORDS),
+        longest=LONGEST,
+        d_model=D_MODEL,
+        n_layers=n_layers,
+        n_heads=N_HEADS,
+        d_mlp=2 * D_MODEL,
+    )
 
 
 def _train(model: "PreTrainedModel", *, seed: int, schedule: Schedule, progress: Progress):

@@ -8,7 +8,7 @@ A new detector is one file with a function and a `DETECTOR`, and a line in `DETE
 
 from collections.abc import Sequence
 
-from conceptlab.find.detector import Detector, Found, chosen, run_detectors
+from conceptlab.find.detector import Detector, Found, run_detectors
 from conceptlab.find.heads import (
     copying_heads,
     duplicate_token_heads,
@@ -51,6 +51,4 @@ def find_heads(
     `survey` holds what is looked at (default: random words for `model`). A detector that cannot ask its question of this model is
     named in `skipped`. Raises InputError for an unknown name, and a single detector's own error.
     """
-    looked = survey or HeadSurvey(model, seed=seed)
-    envelope = {"seed": looked.seed, "model": model.name, "revision": model.revision}
-    return run_detectors("head", looked, chosen(DETECTORS, detectors), envelope, progress=progress)
+    return run_detectors("head", survey or HeadSurvey(model, seed=seed), DETECTORS, detectors, progress=progress)

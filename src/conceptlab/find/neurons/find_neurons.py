@@ -8,7 +8,7 @@ A new detector is one file with a function and a `DETECTOR`, and a line in `DETE
 
 from collections.abc import Sequence
 
-from conceptlab.find.detector import Detector, Found, chosen, run_detectors
+from conceptlab.find.detector import Detector, Found, run_detectors
 from conceptlab.find.neurons import expert_neurons, gated_neurons, vocabulary_neurons
 from conceptlab.find.neurons.survey import NeuronSurvey
 from conceptlab.model import Model
@@ -31,6 +31,4 @@ def find_neurons(
     `survey` holds what is looked at (default: the weights of `model`). A detector that cannot ask its question of this model is
     named in `skipped`. Raises InputError for an unknown name, and a single detector's own error.
     """
-    looked = survey or NeuronSurvey(model, seed=seed)
-    envelope = {"seed": looked.seed, "model": model.name, "revision": model.revision}
-    return run_detectors("neuron", looked, chosen(DETECTORS, detectors), envelope, progress=progress)
+    return run_detectors("neuron", survey or NeuronSurvey(model, seed=seed), DETECTORS, detectors, progress=progress)

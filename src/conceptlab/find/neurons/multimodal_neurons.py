@@ -5,7 +5,7 @@ Control: the same towards other nouns of the list, `n_random` of them for every 
 (one-sided), q over all of them. The others must be words of the same kind: what a model does for nouns it may not do for any word.
 Ablating the best says whether the caption needs them: `without_neurons` sets the `top` of
 every picture to 0 on its patches, beside as many random neurons of the same layers.
-Cost: one forward and 1 + n_random backwards of every picture; one forward for each ablation.
+Cost: 1 + n_random forwards and backwards of every picture; one forward for each ablation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ CARD = {
     "tags": ["neurons", "attribution", "multimodal"],
     "takes": "a text model, soft tokens of pictures and their places, nouns",
     "returns": "Scores",
-    "cost": "one forward and 1 + n_random backwards of every picture",
+    "cost": "1 + n_random forwards and backwards of every picture",
 }
 
 
@@ -106,7 +106,7 @@ def multimodal_neurons(  # noqa: PLR0913 - one experiment, fully stated
     )
     provenance = Provenance(
         "multimodal neurons", len(nouns), seed, model.name, model.revision, settings={"n_random": n_random},
-        passes=round(model.forwards - before) or len(nouns) * (1 + n_random),
+        passes=round(model.forwards - before),
     )  # fmt: skip
     return Scores(data, provenance)
 
