@@ -1,12 +1,12 @@
 """The head atlas: every detector over one model, the stage that each role belongs to, and whether the model uses what was found.
 
 Each role's score stands beside its null with q over the heads that were searched. Then every head is taken away once for each
-distinct task that some role is for, if the model does it at all (`task_ability`) and its heads together carry it (`head_losses`). A
-head with a role's score (q <= 0.05) is its candidate; where the role's own
-task also loses by it (q <= 0.05 over heads, more than 1 % of the whole) it is confirmed. Roles are many to a head, and depend on
-what was asked. The four stages are a way to sort roles, not an order that was measured. Source: Zheng et al. 2024, Attention Heads
-of Large Language Models: A Survey (stages); Wang et al. 2023 (ablation). Control: each detector's own null; for losses all other
-heads. Cost: the detectors', and for each task a sweep of one edit a head.
+distinct task that some role is for, if the model does it at all (`task_ability`) and its heads together carry it (`head_losses`).
+A head with a role's score (q <= 0.05) is its candidate; where the role's own task also loses by it (q <= 0.05 over heads, more
+than 1 % of the whole) it is confirmed. Roles are many to a head, and depend on what was asked. The four stages are a way to sort
+roles, not an order that was measured. Source: Zheng et al. 2024, Attention Heads of Large Language Models: A Survey (stages);
+Wang et al. 2023 (ablation). Control: each detector's own null; for losses all other heads. Cost: the detectors', and for each
+task a sweep of one edit a head.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,14 +88,13 @@ def _tasks(
     """The distinct tasks by name, the task of each role ("": none), and why one could not be asked."""
     tasks: dict[str, Behaviour] = {}
     task_of, missing = dict.fromkeys(detectors, ""), {}
-    made: dict[int, Behaviour | str] = {}  # by the function that makes it: the task, or why there is none
+    made: dict[Callable[[HeadSurvey], Behaviour], Behaviour | str] = {}  # the task, or why there is none
     for name, detector in detectors.items():
         if detector.behaviour is None:
             continue
-        key = hash(detector.behaviour)
-        if key not in made:
-            made[key] = _task(detector.behaviour, survey)
-        task = made[key]
+        if detector.behaviour not in made:
+            made[detector.behaviour] = _task(detector.behaviour, survey)
+        task = made[detector.behaviour]
         if isinstance(task, str):
             missing[f"the task of {name}"] = task
         else:

@@ -23,7 +23,7 @@ from conceptlab.find.heads.survey import HeadSurvey
 from conceptlab.model import Batch, Model
 from conceptlab.model.decoding import Decoded, greedy_decode
 from conceptlab.model.metric import log_prob
-from conceptlab.results import Provenance, Scores, Units
+from conceptlab.results import Provenance, Units
 
 CARD = {
     "name": "retrieval heads",
@@ -118,11 +118,8 @@ def retrieval_heads(
         "retrieval heads", scored.n, seed, model.name, model.revision, settings=scored.settings,
         passes=round(model.forwards - before), warnings=scored.warnings,
     )  # fmt: skip
-    units = ranked("head", scored, provenance)
-    copied = looked.copied()[looked.right]
-    table = units.table
-    active = (copied > 0).mean(0)[table["layer"].values, table["index"].values]
-    return replace(units, scores=Scores(table.assign(active=("unit", active)), provenance))
+    active = (looked.copied()[looked.right] > 0).mean(0)
+    return ranked("head", replace(scored, more={"active": active}), provenance)
 
 
 def _rows(decoded: Decoded, rows: list[int]) -> Decoded:

@@ -41,7 +41,7 @@ class HeadSurvey:
     n_draws: int = 50  # of the nulls that cost no forward
     names: IndirectObjects | None = None
     families: Mapping[str, Sequence[str]] | None = None
-    _lags: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    _lags: dict[tuple, np.ndarray] = field(default_factory=dict, init=False)
 
     @cached_property
     def words(self) -> np.ndarray:
@@ -109,10 +109,9 @@ class HeadSurvey:
 
         NaN for layers whose attention cannot be seen; raises SiteError where that is every layer.
         """
-        key = str(hash(batch.ids))
-        if key not in self._lags:
-            self._lags[key] = self._measured(batch)
-        return self._lags[key]
+        if batch.ids not in self._lags:
+            self._lags[batch.ids] = self._measured(batch)
+        return self._lags[batch.ids]
 
     def _measured(self, batch: Batch) -> np.ndarray:
         model, n, length = self.model, self.n, len(batch.ids[0])
