@@ -43,6 +43,15 @@ class Activations:
             )
         return self[site][:, self.layers[site].index(layer)]
 
+    def by_layer(self, site: str) -> list[Tensor]:
+        """Every layer of one site, each [token, …] (an end of the stream: one): the model's own tensors where they were kept, so
+        that nothing is copied."""
+        found = self.values.get(site)
+        if isinstance(found, Held):
+            return found.flat()
+        found = self[site]
+        return list(found.unbind(1)) if site in self.layers else [found]
+
 
 @dataclass(frozen=True)
 class _Place:

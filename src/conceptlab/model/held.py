@@ -44,8 +44,8 @@ class Held:
         """Whether nothing has written to what is kept."""
         return all(p is None or p._version == v for p, v in zip(self.parts, self.versions, strict=True))
 
-    def stacked(self) -> Tensor:
-        """[token, layer, …], or [token, …] of an end (which stays the model's own tensor). Raises SiteError if it is spoilt."""
+    def flat(self) -> list[Tensor]:
+        """Every layer [token, …], views of the model's own tensors. Raises SiteError if one is spoilt or missing."""
         if not self.unchanged:
             raise SiteError(
                 f"{self.site} was written to after it was captured; read it before changing it, or capture again"
@@ -55,4 +55,9 @@ class Held:
             raise SiteError(
                 f"a layer of {self.site} was not reached by this forward; capture the others (layers=[...])"
             )
+        return flat
+
+    def stacked(self) -> Tensor:
+        """[token, layer, …], or [token, …] of an end (which stays the model's own tensor). Raises SiteError as `flat` does."""
+        flat = self.flat()
         return flat[0] if self.ends else torch.stack(flat, 1)

@@ -213,7 +213,7 @@ class Model:
     def capture(
         self,
         texts: Texts | Mapping[str, Tensor],
-        sites: str | Sequence[str],
+        sites: str | Sequence[str] | Mapping[str, Sequence[int]],
         *,
         layers: Sequence[int] | None = None,
         positions: Positions = "last",
@@ -221,16 +221,13 @@ class Model:
         padding_side: str = "right",
         keep_graph: bool = False,
     ) -> Activations:
-        """Values of `sites` (names such as "resid_post"; `layers` defaults to all that have the site).
+        """Values of `sites` (names such as "resid_post"; `layers` defaults to all that have the site), or a mapping name -> layers.
 
         `positions`: "last" real token, "all" real tokens, indices, or a list of indices per row. Rows of like length run
         together, at most `max_tokens` padded tokens a forward; blocks above the last one asked for and, unless asked, the
         unembedding are not run. Raises SiteError where the model lacks a site.
         """
-        names = [sites] if isinstance(sites, str) else list(sites)
-        wanted = {
-            name: () if name in ENDS else tuple(self.layers_with(name) if layers is None else layers) for name in names
-        }
+        wanted = self._wanted(sites, layers)
         for name, chosen in wanted.items():
             for layer in chosen or (0,):
                 self.tap(name, layer)
@@ -252,6 +249,17 @@ class Model:
                 while collector.spoilt():
                     self._forward(inputs, stop_after=self._last_block(wanted), chunk=chunk)
         return Activations(collector.values, row, position, {n: c for n, c in wanted.items() if n not in ENDS})
+
+    def _wanted(
+        self, sites: str | Sequence[str] | Mapping[str, Sequence[int]], layers: Sequence[int] | None
+    ) -> dict[str, tuple[int, ...]]:
+        """The layers of every asked site, none for an end of the stream."""
+        if isinstance(sites, Mapping):
+            return {name: () if name in ENDS else tuple(chosen) for name, chosen in sites.items()}
+        names = [sites] if isinstance(sites, str) else sites
+        return {
+            name: () if name in ENDS else tuple(self.layers_with(name) if layers is None else layers) for name in names
+        }
 
     def _capture_inputs(
         self, inputs: Mapping[str, Tensor], wanted: dict[str, tuple[int, ...]], positions: Positions, keep_graph: bool

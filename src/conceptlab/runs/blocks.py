@@ -1,0 +1,104 @@
+"""Files with a hash of every block: written in order, checked block by block as they are read."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conceptlab.runs.moments import moment
+from conceptlab.runs.place import Place, disk
+from conceptlab.runs.sealed import Damaged
+
+BLOCK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file must hold: its length in bytes, its sha256, and the sha256 of every block of BLOCK bytes."""
+
+    size: int
+    sha256: str
+    blocks: tuple[str, ...]
+
+    def entry(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"size": self.size, "sha256": self.sha256, "blocks": list(self.blocks)}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> "FileRecord":
+        """Read what `entry` gave."""
+        return cls(int(entry["size"]), str(entry["sha256"]), tuple(entry["blocks"]))
+
+    def check_block(self, name: str, index: int, content: bytes | memoryview) -> None:
+        """Raise Damaged where block `index` of the file `name` is not as it was written."""
+        length = min(BLOCK, self.size - index * BLOCK)
+        if len(content) != length:
+            raise Damaged(f"{name} ends at byte {index * BLOCK + len(content):,} of {self.size:,}")
+        if hashlib.sha256(content).hexdigest() != self.blocks[index]:
+            raise Damaged(f"{name} is damaged between bytes {index * BLOCK:,} and {index * BLOCK + length:,}")
+
+
+class BlockWriter:
+    """Writes one draft file in order and knows its record at the end."""
+
+    def __init__(self, draft: Path) -> None:
+        self.draft = draft
+        with disk(draft):
+            self._file = draft.open("wb", buffering=0)
+        self._whole, self._block = hashlib.sha256(), hashlib.sha256()
+        self._blocks: list[str] = []
+        self._size = 0
+        moment("draft opened")
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append bytes (a flat view of bytes)."""
+        with disk(self.draft):
+            written = 0
+            while written < len(content):
+                written += self._file.write(content[written:]) or 0
+        self._whole.update(content)
+        start = 0
+        while start < len(content):
+            room = BLOCK - self._size % BLOCK
+            piece = content[start : start + room]
+            self._block.update(piece)
+            self._size += len(piece)
+            start += len(piece)
+            if self._size % BLOCK == 0:
+                self._end_block()
+
+    def _end_block(self) -> None:
+        self._blocks.append(self._block.hexdigest())
+        self._block = hashlib.sha256()
+
+    def close(self) -> FileRecord:
+        """Close the file; it is not on the disk before `publish`."""
+        if self._size % BLOCK:
+            self._end_block()
+        with disk(self.draft):
+            self._file.close()
+        moment("draft written")
+        return FileRecord(self._size, self._whole.hexdigest(), tuple(self._blocks))
+
+    def abandon(self) -> None:
+        """Close the file without a record."""
+        self._file.close()
+
+
+def record_of(content: bytes) -> FileRecord:
+    """The record of bytes in memory."""
+    blocks = tuple(hashlib.sha256(content[i : i + BLOCK]).hexdigest() for i in range(0, len(content), BLOCK))
+    return FileRecord(len(content), hashlib.sha256(content).hexdigest(), blocks)
+
+
+def check_file(place: Place, name: str, record: FileRecord) -> None:
+    """Read a whole file. Raises Damaged where it is missing, cut, longer, or any byte differs."""
+    size = place.size(name)
+    if size is None:
+        raise Damaged(f"{name} is missing")
+    if size != record.size:
+        raise Damaged(f"{name} has {size:,} bytes, {record.size:,} were written")
+    for index in range(len(record.blocks)):
+        start = index * BLOCK
+        record.check_block(name, index, place.span(name, start, min(start + BLOCK, record.size)))

@@ -1,0 +1,72 @@
+"""A job: long work over shards that any process can take up, since it is named by plain values."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+from conceptlab.errors import InputError
+from conceptlab.runs.ledger import Ledger
+
+
+class Worker(Protocol):
+    """A replica (a loaded model, say) that computes shards and commits them into its ledger."""
+
+    ledger: Ledger
+
+    def do(self, shard: int) -> Mapping[str, Any]:
+        """Compute and commit one shard that this process has claimed; returns what to report (`units`, `seconds`, …)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """`make` is "package.module:function"; called with `arguments` (plain JSON values) it returns a Worker.
+
+    `threads` of torch are fixed here, not by the launcher: the same threads give the same bytes.
+    """
+
+    make: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+
+    def worker(self) -> Worker:
+        """Make a worker in this process. Raises InputError where `make` names nothing."""
+        module, _, name = self.make.partition(":")
+        try:
+            made: Callable[..., Worker] = getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"{self.make!r} names no function that makes a worker ({error})") from error
+        return made(**self.arguments)
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({"make": self.make, "arguments": dict(self.arguments), "threads": self.threads})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """Read `to_json`."""
+        found = json.loads(text)
+        return cls(found["make"], found["arguments"], found["threads"])
+
+
+def work(worker: Worker, rank: int = 0, world_size: int = 1) -> Iterator[Mapping[str, Any]]:
+    """Go through the shards: this rank's own first, then whatever nobody has finished or holds. Gives a report of each.
+
+    Locks decide who computes what, so ranks need not know of each other and may start and die at any time.
+    """
+    with worker.ledger as ledger:
+        done = set(ledger.finished())
+        for shard in order(ledger.n_shards, rank, world_size):
+            if shard in done:
+                continue
+            with ledger.claim(shard) as mine:
+                if mine:
+                    yield {"shard": shard, **worker.do(shard)}
+
+
+def order(n_shards: int, rank: int, world_size: int) -> list[int]:
+    """All shards, those of `rank` first, the others from the end: late helpers meet the owner as late as possible."""
+    own = range(rank, n_shards, world_size)
+    return [*own, *(shard for shard in reversed(range(n_shards)) if shard % world_size != rank)]

@@ -1,0 +1,216 @@
+"""Where the files of long work lie: a local folder here, an object store in `object_place.py`.
+
+A file appears whole under its name or not at all. `publish` is for data whose name holds its hash (writing it twice changes
+nothing); `create` is for records that must exist once: the second writer is told that it lost.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from conceptlab.errors import InputError, RunError
+from conceptlab.runs.durable import sync
+from conceptlab.runs.failures import as_run_error
+from conceptlab.runs.moments import moment
+
+
+class Place(Protocol):
+    """A folder of files by relative name (`acts/resid_post/3/…`). Every method raises RunError when the disk or store refuses."""
+
+    url: str
+
+    def drafts(self, name: str) -> AbstractContextManager[Path]:
+        """An empty local folder for the unfinished files of the work called `name`: what an earlier one left there is gone, and so
+        is the folder afterwards."""
+        ...
+
+    def publish(self, draft: Path, name: str) -> None:
+        """Move a finished draft to `name`, on the disk before it is visible; `name` holds the hash of the content."""
+        ...
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write `content` as `name` unless it exists: False where it does, and then nothing is written."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file, None where there is none."""
+        ...
+
+    def span(self, name: str, start: int, end: int) -> bytes:
+        """Bytes start to end of a file. Raises FileNotFoundError where there is none; fewer bytes where it ends earlier."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+        ...
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of all files below `folder`, sorted; drafts and locks are left out."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        ...
+
+    def lock_file(self) -> Path | None:
+        """The file whose bytes are locked by `claims.py`; None where the place has no locks."""
+        ...
+
+    def free(self) -> int | None:
+        """Bytes that may still be written; None where nobody knows."""
+        ...
+
+    def local(self, name: str) -> Path | None:
+        """The path of a file on this machine's disk, None where it is elsewhere."""
+        ...
+
+
+def place_of(url: str | Path) -> Place:
+    """The place that `url` names: a path, `file://…`, or any fsspec URL. Raises InputError for an unknown kind of URL."""
+    parts = urlsplit(str(url))
+    if "://" not in str(url) or parts.scheme == "file":
+        return LocalPlace(Path(parts.path if parts.scheme == "file" else str(url)).expanduser())
+    from conceptlab.runs.object_place import ObjectPlace
+
+    return ObjectPlace(str(url).rstrip("/"))
+
+
+def put(place: Place, name: str, content: bytes) -> None:
+    """Publish bytes under a name that holds their hash."""
+    with place.drafts(name.replace("/", "-")) as folder:
+        draft = folder / "content"
+        with disk(draft):
+            draft.write_bytes(content)
+        place.publish(draft, name)
+
+
+def inside(name: str) -> str:
+    """`name` itself, when it is a plain relative path that stays inside. Raises InputError otherwise."""
+    if not name or name.startswith("/") or "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise InputError(
+            f"{name!r} would leave the store; the record that names it is damaged, run `conceptlab store verify`"
+        )
+    return name
+
+
+class LocalPlace:
+    """A folder on a file system with rename and locks. Drafts lie in `.drafts/` of the same folder, so that rename is atomic."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = str(folder)
+
+    @contextmanager
+    def drafts(self, name: str) -> Iterator[Path]:
+        folder = self.folder / ".drafts" / inside(name)
+        with disk(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, draft: Path, name: str) -> None:
+        final = self.folder / inside(name)
+        with disk(final):
+            sync(draft)
+            moment("draft on disk")
+            _make(final.parent)
+            draft.replace(final)
+            sync(final.parent)
+        moment("file published")
+
+    def create(self, name: str, content: bytes) -> bool:
+        final = self.folder / inside(name)
+        with disk(final):
+            _make(final.parent)
+            drafts = self.folder / ".drafts"
+            _make(drafts)
+            handle, draft = tempfile.mkstemp(dir=drafts, prefix="record-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fchmod(file.fileno(), 0o644)
+                    os.fsync(file.fileno())
+                moment("commit drafted")
+                os.link(draft, final)  # fails where the name exists, unlike rename
+            except FileExistsError:
+                return False
+            finally:
+                with suppress(OSError):
+                    os.unlink(draft)
+            sync(final.parent)
+        moment("commit written")
+        return True
+
+    def read(self, name: str) -> bytes | None:
+        with disk(self.folder / name):
+            try:
+                return (self.folder / inside(name)).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def span(self, name: str, start: int, end: int) -> bytes:
+        with disk(self.folder / name), (self.folder / inside(name)).open("rb") as file:
+            file.seek(start)
+            return file.read(max(0, end - start))
+
+    def size(self, name: str) -> int | None:
+        with disk(self.folder / name):
+            try:
+                return (self.folder / inside(name)).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def names(self, folder: str = "") -> list[str]:
+        root = self.folder / inside(folder) if folder else self.folder
+        with disk(root):
+            found = (path.relative_to(self.folder).as_posix() for path in root.rglob("*") if not path.is_dir())
+            return sorted(name for name in found if not name.startswith("."))
+
+    def delete(self, name: str) -> None:
+        with disk(self.folder / name):
+            (self.folder / inside(name)).unlink(missing_ok=True)
+
+    def lock_file(self) -> Path | None:
+        with disk(self.folder):
+            _make(self.folder)
+        return self.folder / ".lock"
+
+    def free(self) -> int | None:
+        place = self.folder.absolute()
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with disk(place):
+            return shutil.disk_usage(place).free
+
+    def local(self, name: str) -> Path | None:
+        return self.folder / inside(name)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and its parents, each entry on the disk."""
+    if folder.is_dir():
+        return
+    _make(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir()
+        sync(folder.parent)
+
+
+@contextmanager
+def disk(where: Path | str) -> Iterator[None]:
+    """Errors of the disk in the body become a RunError that names the place; a missing file stays FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise as_run_error(error) or RunError(f"{where}: {error.strerror or error}; choose another folder") from error

@@ -1,0 +1,122 @@
+"""The worker of a harvest: a model replica that computes shards of a plan and commits them into the store."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conceptlab.errors import InputError, RunError
+from conceptlab.model import Batch, Model
+from conceptlab.runs.ledger import Ledger
+from conceptlab.runs.moments import moment
+from conceptlab.runs.place import Place
+from conceptlab.store.manifest import Manifest, SiteSpec
+from conceptlab.store.overlap import Overlap
+from conceptlab.store.plan import Plan, ShardTokens, read_tokens
+from conceptlab.store.rows import batches
+from conceptlab.store.shard_files import ShardFiles
+
+NO_CHUNKS = 1 << 62  # a batch of the plan is one forward, never cut further
+
+
+class Harvester:
+    """`do(shard)` runs the shard's batches through the model and writes what the manifest asks for.
+
+    `on_nonfinite`: "record" counts NaN and infinite values in the commit, "error" stops at the first.
+    """
+
+    def __init__(self, place: Place, manifest: Manifest, plan: Plan, model: Model, on_nonfinite: str = "error") -> None:
+        self.place, self.manifest, self.plan, self.model = place, manifest, plan, model
+        self.on_nonfinite = on_nonfinite
+        self.ledger = Ledger(place, plan.id, plan.n_shards)
+        self.wanted = {site.name: site.layers for site in manifest.sites}
+
+    def do(self, shard: int) -> Mapping[str, Any]:
+        """Compute and commit one shard; reports its tokens, seconds, and the seconds spent waiting for the disk."""
+        start = time.perf_counter()
+        tokens = read_tokens(self.place, self.plan, shard)
+        with self.place.drafts(f"{shard:06d}") as drafts:
+            n_kept = int(tokens.kept.sum())
+            files = ShardFiles(drafts, shard, n_kept, self.manifest.sites, self.manifest.dtype)
+            try:
+                with Overlap() as writer:
+                    for batch, kept in self._batches(tokens):
+                        values = self.captured(batch, kept)
+                        writer.give(lambda found=values: self._keep(files, found))
+                published = files.publish(self.place)
+            except BaseException:
+                files.abandon()
+                raise
+            self.ledger.commit(shard, published, {"n_tokens": n_kept, "nonfinite": files.nonfinite})
+        return {"tokens": len(tokens.token), "seconds": time.perf_counter() - start, "waited": writer.waited}
+
+    def _batches(self, tokens: ShardTokens) -> "list[tuple[Batch, list[list[int]]]]":
+        """Every forward of a shard: its rows, and the kept positions of each."""
+        ids, kept, found = tokens.ids, tokens.kept, []
+        ends = tokens.lengths.cumsum()
+        starts = ends - tokens.lengths
+        for rows in batches(tokens.lengths.tolist(), self.manifest.batch_tokens):
+            batch = Batch(tuple(tuple(row.tolist()) for row in ids[rows]))
+            positions = [kept[a:b].nonzero()[0].tolist() for a, b in zip(starts[rows], ends[rows], strict=True)]
+            found.append((batch, positions))
+        return found
+
+    def captured(self, batch: Batch, kept: list[list[int]]) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """One forward: part -> its values [token, …] in the store's dtype, and what they were where that is a cast."""
+        every = all(len(positions) == len(row) for positions, row in zip(kept, batch.ids, strict=True))
+        acts = self.model.capture(batch, self.wanted, positions="all" if every else kept, max_tokens=NO_CHUNKS)
+        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for site in self.manifest.sites:
+            for part, values in zip(site.parts, acts.by_layer(site.name), strict=True):
+                found[part] = _stored(values, getattr(torch, self.manifest.dtype))
+        return found
+
+    def _keep(self, files: ShardFiles, values: dict[str, tuple[Tensor, Tensor | None]]) -> None:
+        for part, (stored, source) in values.items():
+            files.put(part, stored, source)
+        moment("batch written")
+        if self.on_nonfinite == "error" and files.nonfinite:
+            part, counts = next(iter(files.nonfinite.items()))
+            raise RunError(
+                f"shard {files.shard}: {part} has {counts['nan']} NaN and {counts['inf']} infinite values; "
+                "look at the model, or count and keep them with --on-nonfinite record"
+            )
+
+
+def _stored(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    values = values.detach()
+    if values.dtype == dtype:
+        return values.cpu(), None
+    return values.to(dtype).cpu(), values.cpu()
+
+
+def site_specs(model: Model, sites: "list[str]", layers: "tuple[int, ...] | None") -> tuple[SiteSpec, ...]:
+    """The sites to store, with their layers and the shape of one token's value, asked of the model by one short forward.
+
+    `sites`: names (`resid_post`, all of `layers`) or single layers (`L5.resid_post`). Raises SiteError for a site or layer that the
+    model does not have, InputError for one whose size is not the same for every text.
+    """
+    from conceptlab.results import Site
+
+    wanted: dict[str, set[int]] = {}
+    for text in sites:
+        site = Site.parse(text)
+        if site.name == "pattern":
+            raise InputError("pattern has one value a pair of tokens, which no store of tokens holds; store q and k")
+        if site.units or site.position is not None:
+            raise InputError(f"{text!r} names units or a position; give whole sites, and tokens with --positions")
+        if site.kind == "end":
+            model.tap(site.name)
+            wanted.setdefault(site.name, set())
+            continue
+        chosen = [site.layer] if site.layer is not None else list(layers or model.layers_with(site.name)) or [0]
+        for layer in chosen:
+            model.tap(site.name, layer)
+        wanted.setdefault(site.name, set()).update(chosen)
+    if not wanted:
+        raise InputError("no site was named; give for example --sites resid_post")
+    ordered = {name: tuple(sorted(found)) for name, found in wanted.items()}
+    acts = model.capture(Batch(((1, 2, 3),)), ordered, positions="last")
+    return tuple(SiteSpec(name, found, tuple(acts.by_layer(name)[0].shape[1:])) for name, found in ordered.items())

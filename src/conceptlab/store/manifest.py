@@ -1,0 +1,145 @@
+"""The manifest of a store: everything that determines its bytes, so that the same manifest means the same store."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from conceptlab.errors import InputError, ResultError
+from conceptlab.runs.place import Place
+from conceptlab.runs.sealed import Damaged, record_id, seal, unseal
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+DTYPES = ("float32", "bfloat16", "float16")
+ADVICE = "the same `conceptlab harvest` command writes it anew and keeps every finished shard"
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """One stored site: its layers (none for an end of the stream) and the shape of one token's value."""
+
+    name: str
+    layers: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The folder of each layer, `resid_post/3`; `embed` alone for an end of the stream."""
+        return tuple(f"{self.name}/{layer}" for layer in self.layers) or (self.name,)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds. `key` fields determine the bytes; `versions` of the libraries are recorded beside them.
+
+    `positions`: "all", "last" or indices. `rows`: "packed" or "documents". `tokenizer` and `corpus` are fingerprints.
+    """
+
+    model: str
+    revision: str
+    tokenizer: str
+    corpus: str
+    corpus_fingerprint: str
+    sites: tuple[SiteSpec, ...]
+    dtype: str
+    compute_dtype: str
+    rows: str
+    context: int
+    positions: str | tuple[int, ...]
+    batch_tokens: int
+    shard_tokens: int
+    threads: int
+    values: bool = True
+    statistics: bool = False
+    text: bool = True
+    stack: str | None = None
+    bad_documents: str = "error"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What must be equal for two runs to share a store."""
+        found = asdict(self)
+        del found["versions"]
+        return found
+
+    @property
+    def id(self) -> str:
+        """The sha256 of the key."""
+        return record_id(self.key)
+
+    def to_bytes(self) -> bytes:
+        """As the sealed file `manifest.json`."""
+        return seal({**self.key, "versions": dict(self.versions)})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Manifest":
+        """Read a record of this or an older schema. Raises ResultError for a newer one."""
+        schema = record.get("schema")
+        if not isinstance(schema, int) or schema < 1:
+            raise ResultError(f"its manifest names no schema ({schema!r}); {ADVICE}")
+        if schema > SCHEMA:
+            raise ResultError(
+                f"it was written by a newer conceptlab (schema {schema}, this one reads up to {SCHEMA}); update"
+            )
+        known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        sites = tuple(SiteSpec(s["name"], tuple(s["layers"]), tuple(s["shape"])) for s in known.pop("sites"))
+        positions = known.pop("positions")
+        return cls(**known, sites=sites, positions=positions if isinstance(positions, str) else tuple(positions))
+
+    def site(self, name: str) -> SiteSpec:
+        """One site. Raises InputError for one that is not stored."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise InputError(f"{name!r} is not in the store; it has {', '.join(s.name for s in self.sites)}")
+
+
+def read_manifest(place: Place) -> Manifest | None:
+    """The manifest of a store, None where there is none. Raises ResultError for a damaged or newer one."""
+    content = place.read(MANIFEST)
+    if content is None:
+        return None
+    try:
+        return Manifest.from_record(unseal(content))
+    except (Damaged, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, Damaged) else "lacks a field"
+        raise ResultError(f"{place.url}/{MANIFEST} {reason}; {ADVICE}") from error
+    except ResultError as error:
+        raise ResultError(f"{place.url}: {error}") from error
+
+
+def agree(place: Place, wanted: Manifest, planned: str | None) -> Manifest:
+    """Write the manifest, or find the same one there (its own versions are then kept).
+
+    A damaged one is written anew when `planned`, the manifest's id in the finished plan, is that of `wanted`. Raises InputError
+    where the store holds something else.
+    """
+    if place.create(MANIFEST, wanted.to_bytes()):
+        return wanted
+    try:
+        found = read_manifest(place)
+    except ResultError:
+        if planned != wanted.id:
+            raise
+        place.delete(MANIFEST)
+        return agree(place, wanted, planned)
+    if found is None:
+        raise ResultError(f"{place.url}/{MANIFEST} vanished while it was read; run the command again")
+    if found.key != wanted.key:
+        raise InputError(
+            f"{place.url} holds another store ({difference(found.key, wanted.key)}); choose another folder"
+        )
+    return found
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first few fields that differ, in words."""
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {_short(old.get(name))}, now {_short(new.get(name))}" for name in changed[:3])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 48 else f"{text[:47]}…"

@@ -1,0 +1,53 @@
+"""Writing beside computing: one thread does what it is given, in order; whoever gives too much waits."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+DEEP = 2  # batches that may wait
+
+
+class Overlap:
+    """A writer thread, used as a context manager. `waited` are the seconds for which the giver had to wait for it.
+
+    The first error of the thread is raised by the next `give` or at the end of the body.
+    """
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(DEEP)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Overlap":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            self._error = self._error or error
+        self._put(None)
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def give(self, work: Callable[[], None]) -> None:
+        """Have `work` done after what was given before."""
+        if self._error is not None:
+            raise self._error
+        self._put(work)
+
+    def _put(self, work: Callable[[], None] | None) -> None:
+        start = time.perf_counter()
+        self._queue.put(work)
+        self.waited += time.perf_counter() - start
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    work()
+                except BaseException as error:
+                    self._error = error

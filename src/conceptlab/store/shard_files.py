@@ -1,0 +1,101 @@
+"""The data files of one shard: a safetensors file for each layer of each site, written as values come, hashed on the way.
+
+acts/<site>/<layer>/<shard>-<hash12>.safetensors   one tensor "values" [token, …] of the shard's kept tokens in stored order
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptlab.errors import RunError
+from conceptlab.runs.blocks import BlockWriter, FileRecord
+from conceptlab.runs.place import Place
+from conceptlab.store.manifest import SiteSpec
+
+NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+ALIGN = 64  # bytes: where values begin in a file
+
+
+class ShardFiles:
+    """Open drafts of every part (`resid_post/3`) of one shard of `n_kept` tokens."""
+
+    def __init__(self, drafts: Path, shard: int, n_kept: int, sites: tuple[SiteSpec, ...], dtype: str) -> None:
+        self.shard, self.dtype = shard, dtype
+        self.writers: dict[str, BlockWriter] = {}
+        self.nonfinite: dict[str, dict[str, int]] = {}
+        for site in sites:
+            for part in site.parts:
+                writer = BlockWriter(drafts / part.replace("/", "-"))
+                writer.write(header((n_kept, *site.shape), dtype))
+                self.writers[part] = writer
+
+    def put(self, part: str, values: Tensor, source: Tensor | None = None) -> None:
+        """Append the values [token, …] of one batch, in the store's dtype; `source` is what they were before a cast.
+
+        Raises RunError where the cast made a finite value infinite.
+        """
+        content = as_bytes(values)
+        bad = count_nonfinite(values)
+        if bad is not None:
+            if source is not None and bool((torch.isfinite(source) & ~torch.isfinite(values)).any()):
+                raise RunError(
+                    f"{part}: a value is too large for {self.dtype}; use --dtype float32 or bfloat16 and another folder"
+                )
+            known = self.nonfinite.setdefault(part, {"nan": 0, "inf": 0})
+            for kind, count in bad.items():
+                known[kind] += count
+        self.writers[part].write(content)
+
+    def publish(self, place: Place) -> dict[str, FileRecord]:
+        """Close and publish every file; name -> record."""
+        found = {}
+        for part, writer in self.writers.items():
+            record = writer.close()
+            name = f"acts/{part}/{self.shard:06d}-{record.sha256[:12]}.safetensors"
+            place.publish(writer.draft, name)
+            found[name] = record
+        return found
+
+    def abandon(self) -> None:
+        """Close the drafts."""
+        for writer in self.writers.values():
+            writer.abandon()
+
+
+def header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """The start of a safetensors file that holds one tensor "values"."""
+    width = torch.finfo(getattr(torch, dtype)).bits // 8
+    entry = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [0, int(np.prod(shape)) * width]}
+    text = json.dumps({"values": entry}, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGN)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_header(content: bytes) -> tuple[int, tuple[int, ...], str]:
+    """Where the values begin, their shape and dtype. Raises ValueError for anything but what `header` makes."""
+    length = int.from_bytes(content[:8], "little")
+    entry: Mapping[str, object] = json.loads(content[8 : 8 + length])["values"]
+    dtype = {short: name for name, short in NAMES.items()}[str(entry["dtype"])]
+    shape = tuple(int(n) for n in entry["shape"])  # type: ignore[attr-defined]
+    if header(shape, dtype) != content[: 8 + length]:
+        raise ValueError("the header is not as it was written")
+    return 8 + length, shape, dtype
+
+
+def as_bytes(values: Tensor) -> memoryview:
+    """The bytes of a CPU tensor, without a copy where it is contiguous."""
+    flat = values.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def count_nonfinite(values: Tensor) -> dict[str, int] | None:
+    """How many values are NaN and infinite, None where all are finite; a finite sum of magnitudes says so in one reading."""
+    if values.dtype == torch.float32 and np.isfinite(values.numpy().sum()):
+        return None
+    if bool(torch.isfinite(values).all()):
+        return None
+    return {"nan": int(values.isnan().sum()), "inf": int(values.isinf().sum())}

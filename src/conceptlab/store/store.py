@@ -1,0 +1,176 @@
+"""Store: the activations of a corpus on disk or in an object store, read by token, document, site and layer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptlab.errors import InputError, ResultError
+from conceptlab.runs.ledger import Commit, Ledger
+from conceptlab.runs.place import Place, place_of
+from conceptlab.runs.sealed import Damaged
+from conceptlab.store.manifest import Manifest, SiteSpec, read_manifest
+from conceptlab.store.part import ADVICE, Part, ShardFile
+from conceptlab.store.plan import Plan, ShardTokens, entry_of, read_plan, read_table, read_tokens
+
+
+@dataclass(frozen=True)
+class DocumentView:
+    """One document: its `text` (None where the store keeps none) and `id`, the numbers `index` of its kept tokens in stored order,
+    and of each token its id, its position in its row and the characters it came from."""
+
+    doc: int
+    id: str | None
+    text: str | None
+    index: np.ndarray
+    token: np.ndarray
+    position: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+
+class Store:
+    """A store opened for reading with `Store.open`; finished shards are visible, also while others are still computed.
+
+    `store[site, layer]` is a `Part`: an array over all kept tokens that reads, and checks, only what is touched.
+    """
+
+    def __init__(self, place: Place, manifest: Manifest, plan: Plan, *, verify: bool = True) -> None:
+        self.place, self.manifest, self.plan, self.verify = place, manifest, plan, verify
+        self.ledger = Ledger(place, plan.id, plan.n_shards)
+        self._commits: dict[int, Commit] = {}
+        self._tokens: dict[int, ShardTokens] = {}
+
+    @classmethod
+    def open(cls, url: str | Path, *, verify: bool = True) -> "Store":
+        """Open a store. Raises ResultError where there is none, its plan is unfinished, or a record is damaged or newer."""
+        place = place_of(url)
+        manifest = read_manifest(place)
+        if manifest is None:
+            raise ResultError(f"{url} holds no store (no manifest.json); make one with `conceptlab harvest`")
+        plan = read_plan(place)
+        if plan is None:
+            raise ResultError(f"{url} has no finished plan yet; run the same `conceptlab harvest` command again")
+        return cls(place, manifest, plan, verify=verify)
+
+    # -- what there is ----------------------------------------------------------------------------------------------
+    @property
+    def sites(self) -> tuple[SiteSpec, ...]:
+        """The stored sites with their layers and shapes."""
+        return self.manifest.sites
+
+    @cached_property
+    def shards(self) -> tuple[int, ...]:
+        """The finished shards, as of the first time this is asked."""
+        return tuple(self.ledger.finished())
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The number of the first kept token of each finished shard, and the total at the end."""
+        kept = [self.plan.index["n_kept"][shard] for shard in self.shards]
+        return np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        """Kept tokens of the finished shards."""
+        return int(self.starts[-1])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard of the plan is finished."""
+        return len(self.shards) == self.plan.n_shards
+
+    def commit(self, shard: int) -> Commit:
+        """The commit of a finished shard. Raises ResultError where it is damaged."""
+        if shard not in self._commits:
+            try:
+                found = self.ledger.commit_of(shard)
+            except Damaged as error:
+                raise ResultError(f"{self.place.url}: the commit of shard {shard} {error}; {ADVICE}") from error
+            if found is None:
+                raise InputError(f"shard {shard} is not finished; run the same `conceptlab harvest` command again")
+            self._commits[shard] = found
+        return self._commits[shard]
+
+    # -- values -----------------------------------------------------------------------------------------------------
+    def __getitem__(self, key: "str | tuple[str, int]") -> Part:
+        return self.part(key) if isinstance(key, str) else self.part(*key)
+
+    def part(self, name: str, layer: int | None = None) -> Part:
+        """Values of one site and layer (`embed` and other ends of the stream: no layer). Raises InputError for one not stored."""
+        site = self.manifest.site(name)
+        if (layer is None) == bool(site.layers) or (layer is not None and layer not in site.layers):
+            raise InputError(
+                f"{name} is stored at layers {list(site.layers) or 'none (an end of the stream)'}; {layer} was asked"
+            )
+        if not self.manifest.values:
+            raise InputError("this store keeps statistics only; harvest without --no-values to keep values")
+        folder = f"acts/{name}" if layer is None else f"acts/{name}/{layer}"
+        files = [self._file(shard, folder) for shard in self.shards]
+        return Part(files, site.shape, getattr(torch, self.manifest.dtype))
+
+    def _file(self, shard: int, folder: str) -> ShardFile:
+        commit = self.commit(shard)
+        name = next((name for name in commit.files if name.rpartition("/")[0] == folder), None)
+        if name is None:
+            raise ResultError(f"{self.place.url}: shard {shard} names no file in {folder}; {ADVICE}")
+        return ShardFile(self.place, name, commit.files[name], verify=self.verify)
+
+    # -- tokens and documents ---------------------------------------------------------------------------------------
+    def tokens(self, shard: int) -> ShardTokens:
+        """The tokens of one shard, in stored order."""
+        if shard not in self._tokens:
+            self._tokens = {shard: read_tokens(self.place, self.plan, shard)}
+        return self._tokens[shard]
+
+    def token_table(self) -> Iterator[ShardTokens]:
+        """The tokens of every finished shard: joined with `part`, row for row, where `kept` is true."""
+        for shard in self.shards:
+            yield self.tokens(shard)
+
+    def document(self, doc: int) -> DocumentView:
+        """Where one document lies. Raises InputError where it is not in the finished part of the store."""
+        pieces = [(number, shard) for number, shard in enumerate(self.shards) if self._holds(shard, doc)]
+        found: dict[str, list[np.ndarray]] = {name: [] for name in ("index", "token", "position", "start", "end")}
+        for number, shard in pieces:
+            tokens = self.tokens(shard)
+            index = self.starts[number] + np.cumsum(tokens.kept) - 1
+            mine = (tokens.doc == doc) & tokens.kept
+            found["index"].append(index[mine])
+            for name in ("token", "position", "start", "end"):
+                found[name].append(getattr(tokens, name)[mine])
+        if not any(len(piece) for piece in found["index"]):
+            raise InputError(f"document {doc} is not in the store; it has {self.plan.n_docs:,} documents")
+        id, text = self._text(doc)
+        arrays = {name: np.concatenate(pieces) for name, pieces in found.items()}
+        order = np.argsort(arrays["start"], kind="stable") if (arrays["start"] >= 0).all() else slice(None)
+        return DocumentView(doc, id, text, **{name: values[order] for name, values in arrays.items()})
+
+    def _holds(self, shard: int, doc: int) -> bool:
+        """Whether a shard may hold tokens of a document: shards follow the corpus."""
+        first = self.plan.index["first_doc"]
+        after = first[shard + 1] if shard + 1 < len(first) else None
+        return first[shard] <= doc and (after is None or doc <= after)
+
+    def _text(self, doc: int) -> tuple[str | None, str | None]:
+        if not self.manifest.text:
+            return None, None
+        for shard in range(self.plan.n_shards):
+            if self._holds(shard, doc):
+                table = read_table(self.place, entry_of(self.plan, shard, "text")).to_pydict()
+                if doc in table["doc"]:
+                    at = table["doc"].index(doc)
+                    return table["id"][at], table["text"][at]
+        return None, None
+
+    def values(self, doc: int, name: str, layer: int | None = None) -> Tensor:
+        """The values [token, …] of one document's kept tokens."""
+        return self.part(name, layer).take(self.document(doc).index)
+
+    def __repr__(self) -> str:
+        done = f"{len(self.shards)} of {self.plan.n_shards} shards"
+        names = ", ".join(f"{s.name}[{len(s.layers)}]" if s.layers else s.name for s in self.sites)
+        return f"Store({self.place.url}: {self.manifest.model}, {names}, {len(self):,} tokens, {done})"
