@@ -3,35 +3,39 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from conceptlab.errors import ConceptlabError, InputError, RunError
-from conceptlab.runs.job import Job, work
-from conceptlab.runs.threads import threads
+from conceptlab.errors import InputError
+from conceptlab.runs.job import Job, Worker, work
+from conceptlab.runs.reports import Report, Reports, error_of, keep_dying
+from conceptlab.runs.threads import threads as fixed_threads
 
-Reports = Iterator[Mapping[str, Any]]
 RETRIES = 3  # times that a worker which died is started again
+PATIENCE = 5.0  # seconds that a worker has to end when told to
 
 
-def in_process(job: Job, rank: int = 0, world_size: int = 1) -> Reports:
+def in_process(job: Job | Worker, rank: int = 0, world_size: int = 1, *, threads: int | None = None) -> Reports:
     """Work in this process; with `rank` of `world_size` (torchrun, Slurm arrays) begin with this rank's own shards.
 
-    Raises InputError for a rank that does not exist.
+    `job` may be a worker that is made already; `threads` are then those of its plan. Raises InputError for a rank that does not
+    exist.
     """
     if not 0 <= rank < world_size:
         raise InputError(f"rank {rank} of {world_size} does not exist; ranks count from 0 to {world_size - 1}")
-    with threads(job.threads):
-        yield from work(job.worker(), rank, world_size)
+    with fixed_threads(job.threads if isinstance(job, Job) else threads):
+        yield from work(job.worker() if isinstance(job, Job) else job, rank, world_size)
 
 
 def processes(job: Job, n_workers: int, *, retries: int = RETRIES) -> Reports:
     """Work in `n_workers` processes on this machine. One that dies is started again, at most `retries` times in all.
 
-    Raises the error of a worker whose input is wrong, RunError where workers keep dying; finished shards are kept.
+    Raises the error of a worker whose input is wrong, RunError where workers keep dying; finished shards are kept. Ctrl-C reaches
+    this process alone, which ends the others; they also end by themselves when it dies.
     """
     if n_workers < 1:
         raise InputError(f"{n_workers} workers were asked for; use at least 1")
@@ -47,25 +51,28 @@ class _Pool:
 
     def __init__(self, job: Job, n_workers: int) -> None:
         self.job, self.n_workers = job, n_workers
-        self.said: queue.Queue[tuple[int, Mapping[str, Any]]] = queue.Queue()
+        self.said: queue.Queue[tuple[int, Report]] = queue.Queue()
         self.running: dict[int, subprocess.Popen[str]] = {}
 
     def start(self, rank: int) -> None:
-        line = [sys.executable, "-m", "conceptlab.runs.worker", str(rank), str(self.n_workers)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.job.threads)}
-        process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        self.running[rank] = process
+        line = [sys.executable, "-P", "-m", "conceptlab.runs.worker", str(rank), str(self.n_workers)]
+        pipe = subprocess.PIPE
+        with _ctrl_c_later():
+            process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=_environment(self.job.threads))
+            self.running[rank] = process
         threading.Thread(target=self._listen, args=(rank, process), daemon=True).start()
-        if process.stdin is not None:
-            process.stdin.write(self.job.to_json() + "\n")
-            process.stdin.close()
+        if process.stdin is not None:  # stays open: its end is the end of the worker
+            with suppress(BrokenPipeError):
+                process.stdin.write(self.job.to_json() + "\n")
+                process.stdin.flush()
 
     def _listen(self, rank: int, process: "subprocess.Popen[str]") -> None:
         ended = False
         for line in process.stdout or ():
-            said = json.loads(line)
-            ended = ended or "end" in said
-            self.said.put((rank, said))
+            with suppress(ValueError):  # half a line of a worker that died
+                said = json.loads(line)
+                ended = ended or "end" in said
+                self.said.put((rank, said))
         if not ended:
             self.said.put((rank, {"end": "died", "exit_code": process.wait()}))
 
@@ -77,28 +84,52 @@ class _Pool:
             if "end" not in said:
                 yield said
                 continue
-            self.running.pop(rank).wait()
+            _close(self.running.pop(rank))
             if said["end"] == "failed":
-                raise _error(said)
+                raise error_of(said)
             if said["end"] == "died":
                 retries -= 1
                 if retries < 0:
-                    raise RunError(
-                        f"workers keep dying (the last one with exit code {said['exit_code']}); "
-                        "finished shards are kept, the same command goes on"
-                    )
+                    raise keep_dying(_how(said["exit_code"]))
                 self.start(rank)
 
     def stop(self) -> None:
         for process in self.running.values():
             process.terminate()
         for process in self.running.values():
-            process.wait()
+            _close(process)
 
 
-def _error(said: Mapping[str, Any]) -> ConceptlabError:
-    """The error of a worker, with its message and exit code."""
-    if said["exit_code"] == 130:
-        raise KeyboardInterrupt
-    kind = InputError if said["exit_code"] == 2 else RunError
-    return kind(str(said["message"]))
+def _close(process: "subprocess.Popen[str]") -> None:
+    """Wait for a process that ends, or make it end."""
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """What a worker finds: the modules that this process finds, and as many threads as the job says."""
+    paths = [path or os.getcwd() for path in sys.path]
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Hold Ctrl-C back in the body; a process that is started there never sees one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _how(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    return f"killed by {name}; is there enough memory?" if name == "SIGKILL" else f"by {name}"

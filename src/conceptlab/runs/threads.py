@@ -5,8 +5,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Use `count` threads in the body."""
+def threads(count: int | None) -> Iterator[None]:
+    """Use `count` threads in the body; None leaves them as they are."""
+    if count is None:
+        yield
+        return
     import torch
 
     before = torch.get_num_threads()

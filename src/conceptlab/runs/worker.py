@@ -1,17 +1,19 @@
 """One process of a job: `python -m conceptlab.runs.worker RANK WORLD_SIZE`, the job as a line on standard input.
 
 Reports go to standard output, a JSON object a line: `{"shard": 3, …}` for each finished shard, and one last line
-`{"end": "done"}` or `{"end": "failed", "exit_code": 1, "message": "…"}`.
+`{"end": "done"}` or `{"end": "failed", "exit_code": 1, "message": "…"}`. When standard input ends, whoever started the process is
+gone, and the process ends at once: what it has finished is kept, and nobody goes on unseen.
 """
 
 import json
 import os
 import sys
-from typing import Any
+import threading
 
 from conceptlab.errors import ConceptlabError
 from conceptlab.runs.failures import as_run_error
 from conceptlab.runs.job import Job, work
+from conceptlab.runs.reports import DONE, Report, failed
 from conceptlab.runs.threads import threads
 
 
@@ -21,27 +23,30 @@ def main() -> int:
     reports = os.fdopen(os.dup(1), "w")  # what libraries print must not mix with the reports
     os.dup2(2, 1)
 
-    def report(line: dict[str, Any]) -> None:
-        reports.write(json.dumps(line) + "\n")
+    def report(line: Report) -> None:
+        reports.write(json.dumps(dict(line)) + "\n")
         reports.flush()
 
     try:
         job = Job.from_json(sys.stdin.readline())
+        threading.Thread(target=_end_with_standard_input, daemon=True).start()
         with threads(job.threads):
             for done in work(job.worker(), rank, world_size):
-                report(dict(done))
-    except KeyboardInterrupt:
-        report({"end": "failed", "exit_code": 130, "message": "interrupted"})
-        return 130
-    except Exception as error:
-        known = error if isinstance(error, ConceptlabError) else as_run_error(error)
-        if known is None:
-            report({"end": "failed", "exit_code": 1, "message": f"{type(error).__name__}: {error}"})
+                report(done)
+    except (Exception, KeyboardInterrupt) as error:  # told to who started the process, which raises it there
+        said = failed(error)
+        report(said)
+        if not isinstance(error, ConceptlabError | KeyboardInterrupt) and as_run_error(error) is None:
             raise
-        report({"end": "failed", "exit_code": known.exit_code, "message": str(known)})
-        return known.exit_code
-    report({"end": "done"})
+        return said["exit_code"]
+    report(DONE)
     return 0
+
+
+def _end_with_standard_input() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":
