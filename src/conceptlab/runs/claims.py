@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conceptlab.errors import RunError
+from conceptlab.runs.place import disk
 
 _WHOLE = 1 << 40  # the byte that stands for the run itself
 
@@ -17,7 +18,10 @@ class Claims:
     """Locks of one run, kept in the file `path` (made if missing). `path` None: nothing is ever claimed by somebody else."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file: int | None = None
+        if path is not None:
+            with disk(path):
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
     def close(self) -> None:
         """Let everything go."""

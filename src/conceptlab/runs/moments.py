@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 MOMENTS = (
     "draft opened",
+    "batch written",
     "draft written",
     "draft on disk",
+    "file renamed",
     "file published",
     "files published",
     "commit drafted",
+    "commit linked",
     "commit written",
 )
 _watch: Callable[[str], None] | None = None

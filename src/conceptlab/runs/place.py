@@ -89,13 +89,14 @@ def put(place: Place, name: str, content: bytes) -> None:
         place.publish(draft, name)
 
 
-def inside(name: str) -> str:
+def inside(name: object) -> str:
     """`name` itself, when it is a plain relative path that stays inside. Raises InputError otherwise."""
-    if not name or name.startswith("/") or "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+    plain = isinstance(name, str) and name.isprintable() and "\\" not in name
+    if not plain or any(part in ("", ".", "..") for part in str(name).split("/")):
         raise InputError(
             f"{name!r} would leave the store; the record that names it is damaged, run `conceptlab store verify`"
         )
-    return name
+    return str(name)
 
 
 class LocalPlace:
@@ -107,7 +108,7 @@ class LocalPlace:
 
     @contextmanager
     def drafts(self, name: str) -> Iterator[Path]:
-        folder = self.folder / ".drafts" / inside(name)
+        folder = self._path(f".drafts/{inside(name)}")
         with disk(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -117,20 +118,20 @@ class LocalPlace:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, draft: Path, name: str) -> None:
-        final = self.folder / inside(name)
+        final = self._path(name)
         with disk(final):
             sync(draft)
             moment("draft on disk")
             _make(final.parent)
             draft.replace(final)
+            moment("file renamed")
             sync(final.parent)
         moment("file published")
 
     def create(self, name: str, content: bytes) -> bool:
-        final = self.folder / inside(name)
+        final, drafts = self._path(name), self._path(".drafts")
         with disk(final):
             _make(final.parent)
-            drafts = self.folder / ".drafts"
             _make(drafts)
             handle, draft = tempfile.mkstemp(dir=drafts, prefix="record-")
             try:
@@ -141,6 +142,7 @@ class LocalPlace:
                     os.fsync(file.fileno())
                 moment("commit drafted")
                 os.link(draft, final)  # fails where the name exists, unlike rename
+                moment("commit linked")
             except FileExistsError:
                 return False
             finally:
@@ -151,38 +153,42 @@ class LocalPlace:
         return True
 
     def read(self, name: str) -> bytes | None:
-        with disk(self.folder / name):
+        path = self._path(name)
+        with disk(path):
             try:
-                return (self.folder / inside(name)).read_bytes()
+                return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def span(self, name: str, start: int, end: int) -> bytes:
-        with disk(self.folder / name), (self.folder / inside(name)).open("rb") as file:
+        path = self._path(name)
+        with disk(path, missing=True), path.open("rb") as file:
             file.seek(start)
             return file.read(max(0, end - start))
 
     def size(self, name: str) -> int | None:
-        with disk(self.folder / name):
+        path = self._path(name)
+        with disk(path):
             try:
-                return (self.folder / inside(name)).stat().st_size
+                return path.stat().st_size
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def names(self, folder: str = "") -> list[str]:
-        root = self.folder / inside(folder) if folder else self.folder
+        root = self._path(folder) if folder else self.folder
         with disk(root):
-            found = (path.relative_to(self.folder).as_posix() for path in root.rglob("*") if not path.is_dir())
+            found = (Path(path).relative_to(self.folder).as_posix() for path in _files(root))
             return sorted(name for name in found if not name.startswith("."))
 
     def delete(self, name: str) -> None:
-        with disk(self.folder / name):
-            (self.folder / inside(name)).unlink(missing_ok=True)
+        path = self._path(name)
+        with disk(path):
+            path.unlink(missing_ok=True)
 
     def lock_file(self) -> Path | None:
         with disk(self.folder):
             _make(self.folder)
-        return self.folder / ".lock"
+        return self._path(".lock")
 
     def free(self) -> int | None:
         place = self.folder.absolute()
@@ -192,7 +198,30 @@ class LocalPlace:
             return shutil.disk_usage(place).free
 
     def local(self, name: str) -> Path | None:
-        return self.folder / inside(name)
+        return self._path(name)
+
+    def _path(self, name: str) -> Path:
+        """Where a name lies. Raises InputError where a link on the way leads out of the folder."""
+        path = self.folder / inside(name)
+        with disk(path):
+            root, real = os.path.realpath(self.folder), os.path.realpath(path)
+        if not real.startswith(os.path.join(root, "")):
+            raise InputError(
+                f"{path} is a link that leads out of the store; replace it by what it links to (cp -rL copies a store so)"
+            )
+        return path
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Every file below a folder but not below hidden ones; a folder that vanishes meanwhile holds none."""
+
+    def gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    for folder, inner, files in os.walk(root, onerror=gone):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        yield from (os.path.join(folder, name) for name in files)
 
 
 def _make(folder: Path) -> None:
@@ -206,11 +235,13 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def disk(where: Path | str) -> Iterator[None]:
-    """Errors of the disk in the body become a RunError that names the place; a missing file stays FileNotFoundError."""
+def disk(where: Path | str, *, missing: bool = False) -> Iterator[None]:
+    """Errors of the disk in the body become a RunError that names the place. `missing`: FileNotFoundError is left as it is."""
     try:
         yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        if missing:
+            raise
+        raise RunError(f"{where}: the folder vanished or cannot be made; the same command begins anew there") from error
     except OSError as error:
         raise as_run_error(error) or RunError(f"{where}: {error.strerror or error}; choose another folder") from error
