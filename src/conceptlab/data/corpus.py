@@ -20,7 +20,10 @@ class Document:
 class Corpus(Protocol):
     """Documents by index, the same on every reading."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     def fingerprint(self) -> str:
         """What tells this corpus from one with other texts, without reading all of it where that is avoidable."""

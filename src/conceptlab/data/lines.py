@@ -16,10 +16,18 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines with their ends. Raises DataError for another encoding, NUL bytes, or an oversized line."""
     with path.open("rb") as file:
         for number, raw in enumerate(_raw_lines(path, file), start=1):
-            line = raw.removeprefix(_UTF8_BOM) if number == 1 else raw
-            if number == 1 and line.startswith(_OTHER_BOMS):
-                raise DataError(f"{path}: is UTF-16, not UTF-8; save it as UTF-8")
-            yield _decoded(path, number, line)
+            line = without_mark(path, raw) if number == 1 else raw
+            try:
+                yield decoded(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}") from error
+
+
+def without_mark(path: Path | str, start: bytes) -> bytes:
+    """The start of a file without its UTF-8 mark. Raises DataError where it is UTF-16."""
+    if start.startswith(_OTHER_BOMS):
+        raise DataError(f"{path}: is UTF-16, not UTF-8; save it as UTF-8")
+    return start.removeprefix(_UTF8_BOM)
 
 
 def _raw_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
@@ -33,15 +41,14 @@ def _raw_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
         yield raw
 
 
-def _decoded(path: Path, number: int, raw: bytes) -> str:
+def decoded(raw: bytes) -> str:
+    """One line as text. Raises ValueError that says which byte is NUL or not UTF-8."""
     if b"\0" in raw:
-        raise DataError(
-            f"{path}, line {number}: byte {raw.index(0) + 1} is NUL; the file is damaged or UTF-16, save it as UTF-8"
-        )
+        raise ValueError(f"byte {raw.index(0) + 1} is NUL; the file is damaged or UTF-16, save it as UTF-8")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}, line {number}: byte {error.start + 1} (0x{raw[error.start]:02x}) is not UTF-8; "
+        raise ValueError(
+            f"byte {error.start + 1} (0x{raw[error.start]:02x}) is not UTF-8; "
             "the file has another encoding or mixes several, save it as UTF-8"
         ) from error
