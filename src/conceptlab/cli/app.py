@@ -6,11 +6,15 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from conceptlab.cli.options import (
+    HARVEST_DEFAULTS,
+    LAUNCH_DEFAULTS,
     MODEL_DEFAULTS,
     OUTPUT_DEFAULTS,
     RUN_DEFAULTS,
     TRIAL_DEFAULTS,
     Flag,
+    HarvestOptions,
+    LaunchOptions,
     ModelOptions,
     OutputOptions,
     RunOptions,
@@ -48,6 +52,8 @@ find = App(name="find", help="Find heads or neurons by what they do.", help_form
 app.command(models)
 app.command(atlas)
 app.command(find)
+store = App(name="store", help="Look at, check, repair and export stores of activations.", help_format="plaintext")
+app.command(store)
 
 
 @app.command(name="map")
@@ -278,3 +284,111 @@ def reproduce(
     from conceptlab.cli.reproducing import run_reproduce
 
     return run_reproduce(id, model, data, out, trial, loading, output)
+
+
+@app.command
+def harvest(
+    model: str,
+    corpus: str,
+    store: str,
+    *,
+    what: HarvestOptions = HARVEST_DEFAULTS,
+    launch: LaunchOptions = LAUNCH_DEFAULTS,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Store the activations of a corpus: planned and estimated first, in shards that are whole or absent, resumable at any moment.
+
+    The same command goes on where it was stopped, also with other workers; several may run on one store at once.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face id, a local folder, or "embedded".
+    corpus
+        A Parquet, JSONL, CSV or text file (also .gz), a folder or pattern of them, any fsspec URL, or datasets:NAME.
+    store
+        A folder or any fsspec URL such as s3://bucket/name.
+    """
+    from conceptlab.cli.harvesting import run_command
+
+    return run_command(model, corpus, store, what, launch, loading, output)
+
+
+@store.command
+def info(store: str, *, json: Flag = False) -> int:
+    """Say what a store holds and how much of it is finished.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `conceptlab harvest` wrote.
+    json
+        Print exactly one JSON object on standard output.
+    """
+    from conceptlab.cli.stores import run_info
+
+    return run_info(store, as_json=json)
+
+
+@store.command
+def verify(store: str, *, output: OutputOptions = OUTPUT_DEFAULTS) -> int:
+    """Read every byte of a store and compare it with what was written. The exit code is 1 where anything is damaged.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `conceptlab harvest` wrote.
+    """
+    from conceptlab.cli.stores import run_verify
+
+    return run_verify(store, output)
+
+
+@store.command
+def repair(
+    store: str,
+    *,
+    model: str | None = None,
+    corpus: str | None = None,
+    loading: ModelOptions = MODEL_DEFAULTS,
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Verify a store, and compute again what is damaged and nothing else.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `conceptlab harvest` wrote.
+    model
+        Where the model is now. Default: where it was when the store was made.
+    corpus
+        Where the corpus is now, needed only where tokens or the plan are damaged. Default: where it was.
+    """
+    from conceptlab.cli.stores import run_repair
+
+    return run_repair(store, model, corpus, loading, output)
+
+
+@store.command(name="export")
+def export_store(
+    store: str,
+    to: Path,
+    *,
+    layout: Literal["parquet", "npy", "saelens"] = "parquet",
+    output: OutputOptions = OUTPUT_DEFAULTS,
+) -> int:
+    """Write a store in another layout.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `conceptlab harvest` wrote.
+    to
+        A new folder.
+    layout
+        parquet, npy (one array a layer), or saelens (its folder of cached activations, one a layer).
+    """
+    from conceptlab.cli.stores import run_export_store
+
+    return run_export_store(store, to, layout, output)

@@ -116,5 +116,99 @@ class OutputOptions:
     verbose: Flag = False
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class HarvestOptions:
+    """What a harvest keeps. All but --on-nonfinite is part of the store's plan: another choice needs another folder.
+
+    Parameters
+    ----------
+    sites
+        Comma separated: names (resid_post, mlp_post, z, embed, ...) for all of --layers, or single layers (L5.resid_post).
+    layers
+        Comma separated layers. Default: all that have the site.
+    positions
+        "all", "last", or indices in a row, comma separated, negative from its end (a row without that token is left out).
+    rows
+        packed: every row is filled with documents up to --context; documents: each begins a row of its own. What does not fit
+        goes on in the next row.
+    context
+        Tokens of a row. Default: what the model takes, at most 1024.
+    store_dtype
+        Number format of the values. Default: the one the model computes in.
+    batch_tokens
+        Tokens of one forward, padding included.
+    shard_tokens
+        Tokens of a shard, the unit of work. Default: about 128 MB in each file.
+    threads
+        Threads of torch in every worker. Default: those of this machine.
+    column
+        Column (or key) of the texts.
+    id_column
+        Column of the documents' own ids. Default: none.
+    statistics
+        Keep streaming statistics of every unit: moments, extremes, histogram, largest exemplars.
+    no_values
+        Keep no values (statistics alone).
+    no_text
+        Keep no texts beside the tokens.
+    skip_bad
+        Leave out documents that are empty, damaged or huge, and count them. Default: stop at the first.
+    on_nonfinite
+        error: stop at NaN or infinite values; record: count them and go on.
+    """
+
+    sites: str = "resid_post"
+    layers: str | None = None
+    positions: str = "all"
+    rows: Literal["packed", "documents"] = "packed"
+    context: int | None = None
+    store_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    batch_tokens: int = 4096
+    shard_tokens: int | None = None
+    threads: int | None = None
+    column: str = "text"
+    id_column: str | None = None
+    statistics: Flag = False
+    no_values: Flag = False
+    no_text: Flag = False
+    skip_bad: Flag = False
+    on_nonfinite: Literal["error", "record"] = "error"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Who computes the shards; the bytes are the same. Raises InputError where a number is out of range.
+
+    Parameters
+    ----------
+    workers
+        Processes, each with a model of its own. Default: this one.
+    rank
+        This process's number among --world-size that were started elsewhere, or "auto" (torchrun, Slurm).
+    world_size
+        How many processes were started.
+    ray
+        Address of a Ray cluster, or "local" to start one here; --workers are then actors.
+    memory
+        What all workers may use together, for example 16GB; a plan that needs more is refused.
+    estimate
+        Plan, say what it will cost, and stop.
+    """
+
+    workers: int = 1
+    rank: str | None = None
+    world_size: int | None = None
+    ray: str | None = None
+    memory: str | None = None
+    estimate: Flag = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= 4096:
+            raise InputError(f"--workers {str(self.workers)[:30]} is out of range; use 1 to 4096")
+
+
 MODEL_DEFAULTS, RUN_DEFAULTS, OUTPUT_DEFAULTS = ModelOptions(), RunOptions(), OutputOptions()
 TRIAL_DEFAULTS = TrialOptions()
+HARVEST_DEFAULTS, LAUNCH_DEFAULTS = HarvestOptions(), LaunchOptions()

@@ -24,6 +24,11 @@ class Task:
         if self.bars is not None and self.task_id is not None:
             self.bars.advance(self.task_id, n)
 
+    def describe(self, label: str) -> None:
+        """Change what the bar says."""
+        if self.bars is not None and self.task_id is not None:
+            self.bars.update(self.task_id, description=label)
+
     def resize(self, total: int) -> None:
         """Say that the work has `total` units after all."""
         if self.bars is not None and self.task_id is not None:

@@ -1,6 +1,7 @@
 """Harvest: the activations of a corpus into a store, planned beforehand, resumable at any moment, the same for any worker count."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -52,8 +53,15 @@ class Wish:
     skip_bad: bool = False
 
 
-def manifest_for(model: Model, corpus: Corpus, wish: Wish, recorded: Manifest | None = None) -> Manifest:
-    """Everything that determines the store's bytes. `recorded`: what the store says already, for what the wish leaves open.
+def manifest_for(
+    model: Model,
+    corpus: Corpus,
+    wish: Wish,
+    recorded: Manifest | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Everything that determines the store's bytes. `recorded`: what the store says already, for what the wish leaves open;
+    `source`: how model and corpus were named, for `repair`.
 
     Raises InputError or SiteError for what this model or a store cannot do.
     """
@@ -71,8 +79,7 @@ def manifest_for(model: Model, corpus: Corpus, wish: Wish, recorded: Manifest | 
         revision=model.revision,
         stack=model.stack.name if model.stack.name else None,
         tokenizer=tokenizer_fingerprint(model),
-        corpus=corpus.name,
-        corpus_fingerprint=corpus.fingerprint(),
+        corpus=corpus.fingerprint(),
         sites=sites,
         dtype=dtype,
         compute_dtype=compute,
@@ -87,6 +94,7 @@ def manifest_for(model: Model, corpus: Corpus, wish: Wish, recorded: Manifest | 
         text=wish.text,
         bad_documents="skip" if wish.skip_bad else "error",
         versions={name: version(name) for name in VERSIONS},
+        source=dict(source or {}),
     )
 
 
@@ -139,8 +147,13 @@ class Harvest:
     @property
     def n_bytes(self) -> int:
         """Bytes of all values."""
-        width = 4 if self.manifest.dtype == "float32" else 2
-        return self.plan.n_kept * width * sum(_product(s.shape) * len(s.parts) for s in self.manifest.sites)
+        return bytes_of_values(self.manifest, self.plan)
+
+
+def bytes_of_values(manifest: Manifest, plan: Plan) -> int:
+    """Bytes of all values of a finished store, headers aside."""
+    width = 4 if manifest.dtype == "float32" else 2
+    return plan.n_kept * width * sum(_product(site.shape) * len(site.parts) for site in manifest.sites)
 
 
 def open_harvest(  # noqa: PLR0913 - what is harvested, from what, into what
@@ -150,12 +163,13 @@ def open_harvest(  # noqa: PLR0913 - what is harvested, from what, into what
     wish: Wish,
     *,
     on_nonfinite: Literal["error", "record"] = "error",
+    source: Mapping[str, Any] | None = None,
     progress: Progress = SILENT,
 ) -> Harvest:
     """Make or find the plan of a store. Raises InputError, with the store untouched, where it holds something else."""
     place = place_of(store)
     planned = read_plan(place)
-    manifest = manifest_for(model, corpus, wish, _recorded(place))
+    manifest = manifest_for(model, corpus, wish, _recorded(place), source or {"corpus": corpus.name})
     manifest = agree(place, manifest, planned.manifest if planned else None)
     try:
         plan = make_plan(place, manifest, corpus, model, progress=progress)
@@ -217,11 +231,42 @@ def job_of(harvest: Harvest, source: str, loading: Mapping[str, Any]) -> Job:
     return Job("conceptlab.store.harvest:make_harvester", arguments, harvest.manifest.threads)
 
 
-def run_harvest(reports: Reports, harvest: Harvest, *, progress: Progress = SILENT) -> Iterator[Mapping[str, Any]]:
-    """Give the reports on, with a bar that counts tokens."""
+class Rate:
+    """Tokens a second and what limits them, from the reports of finished shards."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.tokens, self.shards, self.seconds, self.waited = 0, 0, 0.0, 0.0
+
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Count one finished shard."""
+        self.shards += 1
+        self.tokens += report["tokens"]
+        self.seconds += report["seconds"]
+        self.waited += report["waited"]
+
+    @property
+    def per_second(self) -> float:
+        """Tokens a second of all workers together, since the start."""
+        return self.tokens / max(time.perf_counter() - self.started, 1e-9)
+
+    @property
+    def limit(self) -> str:
+        """ "disk" where the model waited for the writer for more than a tenth of its time, else "model"."""
+        return "disk" if self.waited > 0.1 * self.seconds else "model"
+
+    def __str__(self) -> str:
+        return f"{self.per_second:,.0f} tokens/s, limited by the {self.limit}"
+
+
+def run_harvest(reports: Reports, harvest: Harvest, *, progress: Progress = SILENT) -> Rate:
+    """Take the reports of a launcher to their end, with a bar that counts tokens and says what limits them."""
     done = harvest.worker.ledger.finished()
     left = harvest.plan.n_tokens - sum(harvest.plan.index["n_tokens"][shard] for shard in done)
+    rate = Rate()
     with progress.task("harvest", left) as task:
         for report in reports:
+            rate.add(report)
             task.advance(report["tokens"])
-            yield report
+            task.describe(f"harvest, {rate}")
+    return rate

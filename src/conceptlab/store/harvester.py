@@ -42,7 +42,7 @@ class Harvester:
             files = ShardFiles(drafts, shard, n_kept, self.manifest.sites, self.manifest.dtype)
             try:
                 with Overlap() as writer:
-                    for batch, kept in self._batches(tokens):
+                    for batch, kept in self.batches(tokens):
                         values = self.captured(batch, kept)
                         writer.give(lambda found=values: self._keep(files, found))
                 published = files.publish(self.place)
@@ -52,7 +52,7 @@ class Harvester:
             self.ledger.commit(shard, published, {"n_tokens": n_kept, "nonfinite": files.nonfinite})
         return {"tokens": len(tokens.token), "seconds": time.perf_counter() - start, "waited": writer.waited}
 
-    def _batches(self, tokens: ShardTokens) -> "list[tuple[Batch, list[list[int]]]]":
+    def batches(self, tokens: ShardTokens) -> "list[tuple[Batch, list[list[int]]]]":
         """Every forward of a shard: its rows, and the kept positions of each."""
         ids, kept, found = tokens.ids, tokens.kept, []
         ends = tokens.lengths.cumsum()

@@ -30,7 +30,8 @@ class SiteSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds. `key` fields determine the bytes; `versions` of the libraries are recorded beside them.
+    """What a store holds. The `key` determines the bytes; beside it stand `versions` of the libraries and the `source` (model and
+    corpus as they were named).
 
     `positions`: "all", "last" or indices. `rows`: "packed" or "documents". `tokenizer` and `corpus` are fingerprints.
     """
@@ -39,7 +40,6 @@ class Manifest:
     revision: str
     tokenizer: str
     corpus: str
-    corpus_fingerprint: str
     sites: tuple[SiteSpec, ...]
     dtype: str
     compute_dtype: str
@@ -55,14 +55,14 @@ class Manifest:
     stack: str | None = None
     bad_documents: str = "error"
     versions: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
     def key(self) -> dict[str, Any]:
         """What must be equal for two runs to share a store."""
         found = asdict(self)
-        del found["versions"]
-        return found
+        return {name: value for name, value in found.items() if name not in ("versions", "source")}
 
     @property
     def id(self) -> str:
@@ -71,7 +71,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """As the sealed file `manifest.json`."""
-        return seal({**self.key, "versions": dict(self.versions)})
+        return seal({**self.key, "versions": dict(self.versions), "source": dict(self.source)})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Manifest":

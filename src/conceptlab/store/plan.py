@@ -106,7 +106,9 @@ def read_table(place: Place, entry: Mapping[str, Any]) -> "pa.Table":
         raise ResultError(f"{place.url}/{entry['name']} is missing; `conceptlab store repair` makes it again")
     if len(content) != entry["size"] or record_of(content).sha256 != entry["sha256"]:
         raise ResultError(f"{place.url}/{entry['name']} is damaged; `conceptlab store repair` makes it again")
-    return pq.read_table(io.BytesIO(content), use_threads=False)
+    # not pq.read_table: its threads are still there at the end of a process that holds torch, which then now and then aborts
+    with pq.ParquetFile(io.BytesIO(content)) as file:
+        return file.read(use_threads=False)
 
 
 def tokens_table(tokens: ShardTokens) -> "pa.Table":

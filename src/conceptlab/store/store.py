@@ -95,6 +95,16 @@ class Store:
             self._commits[shard] = found
         return self._commits[shard]
 
+    def nonfinite(self) -> dict[str, dict[str, int]]:
+        """NaN and infinite values of each part that has any, over the finished shards."""
+        found: dict[str, dict[str, int]] = {}
+        for shard in self.shards:
+            for part, counts in self.commit(shard).record["nonfinite"].items():
+                total = found.setdefault(part, {"nan": 0, "inf": 0})
+                for kind in total:
+                    total[kind] += counts[kind]
+        return found
+
     # -- values -----------------------------------------------------------------------------------------------------
     def __getitem__(self, key: "str | tuple[str, int]") -> Part:
         return self.part(key) if isinstance(key, str) else self.part(*key)
