@@ -43,7 +43,7 @@ class ShardFiles:
         if bad is not None:
             if source is not None and bool((torch.isfinite(source) & ~torch.isfinite(values)).any()):
                 raise RunError(
-                    f"{part}: a value is too large for {self.dtype}; use --dtype float32 or bfloat16 and another folder"
+                    f"{part}: a value is too large for {self.dtype}; use --store-dtype float32 or bfloat16 and another folder"
                 )
             known = self.nonfinite.setdefault(part, {"nan": 0, "inf": 0})
             for kind, count in bad.items():
@@ -94,8 +94,9 @@ def as_bytes(values: Tensor) -> memoryview:
 
 def count_nonfinite(values: Tensor) -> dict[str, int] | None:
     """How many values are NaN and infinite, None where all are finite; a finite sum of magnitudes says so in one reading."""
-    if values.dtype == torch.float32 and np.isfinite(values.numpy().sum()):
-        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype == torch.float32 and np.isfinite(values.numpy().sum()):
+            return None
     if bool(torch.isfinite(values).all()):
         return None
     return {"nan": int(values.isnan().sum()), "inf": int(values.isinf().sum())}
