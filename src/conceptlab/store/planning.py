@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from conceptlab.model import Model
 
 TOGETHER = 256  # documents in one call of the tokenizer
+END = Cursor(1 << 62)  # after every document
 LONGEST = 64 << 20  # characters of one document
 
 
@@ -71,7 +72,7 @@ class _Planner:
                 pieces.append(self._write(len(pieces), begin, rows, tokenised))
                 begin, rows, held = rows[-1].next, [], 0
         if rows:
-            pieces.append(self._write(len(pieces), begin, rows, tokenised))
+            pieces.append(self._write(len(pieces), begin, rows, tokenised, end=True))
         if not pieces:
             raise DataError(f"{self.corpus.name}: no document has a token; add texts")
         finish_plan(self.place, self.manifest.id, pieces)
@@ -92,10 +93,12 @@ class _Planner:
                 self.place.delete(name)
         return found
 
-    def _write(self, shard: int, begin: Cursor, rows: list[Row], tokenised: "_Tokeniser") -> dict[str, Any]:
+    def _write(
+        self, shard: int, begin: Cursor, rows: list[Row], tokenised: "_Tokeniser", *, end: bool = False
+    ) -> dict[str, Any]:
         tokens = shard_tokens(rows, self.manifest.positions)
         after = rows[-1].next
-        texts, skipped = tokenised.begun(begin, after)
+        texts, skipped = tokenised.begun(begin, END if end else after)
         piece = {
             "manifest": self.manifest.id,
             "tokens": write_table(self.place, tokens_table(tokens), "tokens", shard),

@@ -77,6 +77,7 @@ class _Verifier:
         self.store, self.place = store, store.place
         self.n_files = self.n_bytes = 0
         self.known: set[str] = {MANIFEST, PLAN}
+        self.read: set[int] = set()  # shards whose commit could be read
 
     def run(self, progress: Progress) -> Verdict:
         plan, faults = self.store.plan, []
@@ -90,7 +91,7 @@ class _Verifier:
                 if shard in finished:
                     faults += self._committed(shard)
                 task.advance()
-        faults += [Fault("stray", None, name, "belongs to no finished shard") for name in self._strays(finished)]
+        faults += [Fault("stray", None, name, "belongs to no finished shard") for name in self._strays()]
         unfinished = tuple(shard for shard in range(plan.n_shards) if shard not in finished)
         return Verdict(tuple(faults), self.n_files, self.n_bytes, unfinished)
 
@@ -116,6 +117,7 @@ class _Verifier:
         if commit is None:
             yield Fault("commit", shard, name, "is missing")
             return
+        self.read.add(shard)
         yield from self._files(commit)
 
     def _files(self, commit: Commit) -> Iterator[Fault]:
@@ -131,10 +133,10 @@ class _Verifier:
         self.n_files += 1
         self.n_bytes += size
 
-    def _strays(self, finished: set[int]) -> list[str]:
-        """Files that no record names, of shards that nobody can be writing now; unfinished shards may be under way."""
+    def _strays(self) -> list[str]:
+        """Files that no record names, of shards whose commit was read: others may be under way, or their commit is damaged."""
         ours = (name for name in self.place.names() if name.startswith(OURS) and name not in self.known)
-        return [name for name in ours if _shard_of(name) in finished | {None}]
+        return [name for name in ours if _shard_of(name) in self.read | {None}]
 
 
 def _index_names(place: Place) -> set[str]:

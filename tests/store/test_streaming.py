@@ -1,0 +1,77 @@
+"""Shuffled reading: every token once, the same order for any number of workers, another one in another epoch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from conceptlab.errors import InputError
+from conceptlab.store import Store, Wish
+from conceptlab.store.streaming import CHUNK, Shuffled
+from tests.reliability.small import corpus, harvest
+
+PARTS: list[tuple[str, int | None]] = [("resid_post", 1), ("embed", None)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("store")
+    harvest(
+        folder, Wish(("resid_post", "embed"), context=16, batch_tokens=512, shard_tokens=1000, threads=1), corpus(600)
+    )
+    return Store.open(folder)
+
+
+def test_every_token_comes_once_with_its_values(store: Store) -> None:
+    drawn = list(Shuffled(store, PARTS, batch=64, buffer_tokens=3 * CHUNK))
+    index = np.concatenate([batch.index for batch in drawn])
+    assert len(store) > 10 * CHUNK
+    assert np.array_equal(np.sort(index), np.arange(len(store)))
+    assert not np.array_equal(index, np.sort(index))
+    assert [batch.number for batch in drawn] == list(range(len(drawn)))
+    for batch in drawn[::7]:
+        for name, values in batch.values.items():
+            site, _, layer = name.partition("/")
+            assert torch.equal(values, store.part(site, int(layer) if layer else None).take(batch.index))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_share_the_batches_of_one(store: Store, world_size: int) -> None:
+    options = {"batch": 50, "buffer_tokens": 2 * CHUNK, "seed": 3, "epoch": 1}
+    alone = list(Shuffled(store, PARTS, **options))
+    shared = [b for r in range(world_size) for b in Shuffled(store, PARTS, rank=r, world_size=world_size, **options)]
+    shared.sort(key=lambda batch: batch.number)
+    assert len(alone) == len(shared) == Shuffled(store, PARTS, **options).n_batches
+    for a, b in zip(alone, shared, strict=True):
+        assert np.array_equal(a.index, b.index) and torch.equal(a.values["embed"], b.values["embed"])
+
+
+def test_workers_of_a_data_loader_share_them_too(store: Store) -> None:
+    data = Shuffled(store, PARTS, batch=100, buffer_tokens=2 * CHUNK)
+    alone = {batch.number: batch.index for batch in data}
+    loaded = {b.number: b.index for b in DataLoader(data, batch_size=None, num_workers=2)}
+    assert alone.keys() == loaded.keys()
+    assert all(np.array_equal(alone[number], loaded[number]) for number in alone)
+
+
+def test_seed_and_epoch_change_the_order_and_nothing_else_does(store: Store) -> None:
+    def order(**options: int) -> np.ndarray:
+        return np.concatenate([b.index for b in Shuffled(store, PARTS, batch=64, buffer_tokens=4 * CHUNK, **options)])
+
+    assert np.array_equal(order(seed=1), order(seed=1))
+    assert not np.array_equal(order(seed=1), order(seed=2))
+    assert not np.array_equal(order(seed=1), order(seed=1, epoch=1))
+
+
+def test_neighbours_are_spread(store: Store) -> None:
+    """Tokens of one batch come from many places: neighbours in the store are rarely neighbours in a batch."""
+    index = np.concatenate([b.index for b in Shuffled(store, PARTS, batch=64, buffer_tokens=1 << 14)])
+    assert (np.abs(np.diff(index)) == 1).mean() < 0.02
+
+
+def test_sizes_that_make_no_sense(store: Store) -> None:
+    for options in ({"batch": 0}, {"batch": 100, "buffer_tokens": 10}, {"batch": 10, "rank": 2, "world_size": 2}):
+        with pytest.raises(InputError):
+            Shuffled(store, PARTS, **options)  # type: ignore[arg-type]
