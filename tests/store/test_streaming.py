@@ -1,7 +1,5 @@
 """Shuffled reading: every token once, the same order for any number of workers, another one in another epoch."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
