@@ -103,6 +103,13 @@ def test_parts_merge_to_the_whole(kind: str) -> None:
     assert np.array_equal(backwards.largest.value, whole.largest.value)
 
 
+def test_a_part_may_count_its_tokens_from_zero() -> None:
+    x = values("few values", (500, 4))
+    merged = collected(x[:200], 200)
+    merged.merge(collected(x[200:], 100), first_token=200)
+    assert_plain(merged, x)
+
+
 def test_what_is_not_finite_is_counted_and_enters_nothing_else() -> None:
     x = values("normal", (900, 6), seed=2)
     rng = np.random.default_rng(3)

@@ -34,11 +34,11 @@ class Largest:
             unit, token = np.divmod(found, x.shape[1])
             self._insert(unit + units.start, x.reshape(-1)[found], token + first_token)
 
-    def merge(self, other: "Largest") -> None:
-        """Add what another one holds of the same units."""
+    def merge(self, other: "Largest", first_token: int = 0) -> None:
+        """Add what another one holds of the same units, whose token 0 is number `first_token` here."""
         unit, place = np.nonzero(other.token != NOBODY)
         if len(unit):
-            self._insert(unit, other.value[unit, place], other.token[unit, place])
+            self._insert(unit, other.value[unit, place], other.token[unit, place] + first_token)
 
     def _insert(self, unit: np.ndarray, value: np.ndarray, token: np.ndarray) -> None:
         """Keep the k largest of what the units hold and the new entries [entry], which come unit after unit."""

@@ -1,9 +1,9 @@
 """Fixed bins for any float32: eight an octave between 2**-24 and 2**24 on either side of zero, read off the bits of the number.
 
-A float32 is sign, exponent and mantissa: its first twelve bits (sign, exponent, the top three bits of the mantissa) are the number
-of its octave and of the eighth within it, so finding a bin takes one shift and one look into a table of 4,096, and no data is
-needed to choose edges. Bins from the lowest: beyond -2**24; 384 negative; closer to zero than 2**-24; zero (below 2**-129, which hardware
-may flush); and the same again upwards.
+A float32 is sign, exponent and mantissa: its first twelve bits (sign, exponent, the top three bits of the mantissa) are the
+number of its octave and of the eighth within it, so finding a bin takes one shift and one look into a table of 4,096, and no data
+is needed to choose edges. Bins from the lowest: beyond -2**24; 384 negative; closer to zero than 2**-24; zero (below 2**-129,
+which hardware may flush); and the same again upwards.
 
 A value stands in the middle of its bin with a relative error of at most 1/16; nearer to zero than 2**-24 the error is below 2**-24,
 and beyond 2**24 there is no bound.

@@ -104,8 +104,11 @@ class Statistics:
         else:
             counts += np.bincount(place.reshape(-1), minlength=len(counts))
 
-    def merge(self, other: "Statistics") -> None:
-        """Add the statistics of other tokens of the same units. Raises ValueError where units or k differ."""
+    def merge(self, other: "Statistics", first_token: int = 0) -> None:
+        """Add the statistics of other tokens of the same units, whose token 0 is number `first_token` here.
+
+        Raises ValueError where units or k differ.
+        """
         if (other.n_units, other.largest.k) != (self.n_units, self.largest.k):
             raise ValueError(
                 f"{other.n_units} units with {other.largest.k} largest values do not merge with {self.n_units} and {self.largest.k}"
@@ -116,10 +119,11 @@ class Statistics:
         np.minimum(self.min, other.min, out=self.min)
         np.maximum(self.max, other.max, out=self.max)
         self.histogram += other.histogram
-        self.largest.merge(other.largest)
+        self.largest.merge(other.largest, first_token)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays; of the histogram only `bins` [unit] that hold something: `bin` and `bin_count`, unit after unit."""
+        """Everything as named arrays; of the histogram only bins that hold something: how many `bins` [unit], and of each, unit
+        after unit, `bin` and `bin_count`."""
         unit, place = np.nonzero(self.histogram)
         counts = self.histogram[unit, place]
         names = ("count", "nan", "inf", "mean", "m2", "min", "max")
