@@ -15,6 +15,7 @@ from pathlib import Path  # noqa: E402
 from .atlas_cost import atlas_rows  # noqa: E402
 from .edges import edge_rows  # noqa: E402
 from .engine import fixed_cost_rows, forward_rows, steering_row  # noqa: E402
+from .harvests import harvest_rows  # noqa: E402
 from .models import SIZES, make_subject  # noqa: E402
 from .neurons import gradient_rows, neuron_rows  # noqa: E402
 from .peers import patching_peer_rows, peer_rows  # noqa: E402
@@ -55,6 +56,7 @@ def quick_rows() -> list[Row]:
     rows += edge_rows(tiny=True, n_pos=8, limit=1.0)
     rows += retrieval_rows(subject, n_prompt=16, new_tokens=4, n=2, limit=1.0)
     rows += [*neuron_rows(tiny=True, limit=1.0), *gradient_rows(tiny=True, n_pos=8, limit=1.0)]
+    rows += harvest_rows(tiny=True)
     return rows + starting_rows(runs=1)
 
 
@@ -80,6 +82,7 @@ def parts(*, peers: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "retrieval": lambda: [row for kind in SIZES for row in retrieval_rows(make_subject(kind, 1, 8))],
         "neurons": neuron_rows,
         "neuron gradients": gradient_rows,
+        "harvest": harvest_rows,
     }
     return found | ({"peers": lambda: peer_rows({}), "patching peers": patching_peer_rows} if peers else {})
 

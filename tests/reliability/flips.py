@@ -16,7 +16,7 @@ from conceptlab.runs.blocks import BLOCK, BlockWriter, check_file
 from conceptlab.runs.place import LocalPlace
 from conceptlab.runs.sealed import Damaged
 from conceptlab.store import Store
-from conceptlab.store.part import ShardFile
+from conceptlab.store.mapped import ShardFile
 from conceptlab.store.repairing import needed, repair
 from conceptlab.store.shard_files import header
 from conceptlab.store.verifying import Verdict, verify

@@ -66,10 +66,22 @@ def test_seed_and_epoch_change_the_order_and_nothing_else_does(store: Store) -> 
 def test_neighbours_are_spread(store: Store) -> None:
     """Tokens of one batch come from many places: neighbours in the store are rarely neighbours in a batch."""
     index = np.concatenate([b.index for b in Shuffled(store, PARTS, batch=64, buffer_tokens=1 << 14)])
-    assert (np.abs(np.diff(index)) == 1).mean() < 0.02
+    assert (np.abs(np.diff(index)) == 1).mean() < 0.05
 
 
 def test_sizes_that_make_no_sense(store: Store) -> None:
     for options in ({"batch": 0}, {"batch": 100, "buffer_tokens": 10}, {"batch": 10, "rank": 2, "world_size": 2}):
         with pytest.raises(InputError):
             Shuffled(store, PARTS, **options)  # type: ignore[arg-type]
+
+
+def test_of_many_files_only_some_are_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conceptlab.store import mapped
+
+    monkeypatch.setattr(mapped, "OPEN", 2)
+    part = store["resid_post", 1]
+    plain = part.read(0, len(part)).clone()
+    for batch in Shuffled(store, [("resid_post", 1)], batch=64, buffer_tokens=4 * CHUNK):
+        assert torch.equal(batch.values["resid_post/1"], plain[torch.from_numpy(batch.index)])
+    assert len(part.files._held) <= 2 < len(store.shards)
+    assert all(checked.all() for checked in part.files._checked.values())

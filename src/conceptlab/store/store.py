@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from conceptlab.errors import InputError, ResultError
+from conceptlab.numerics.streaming import Statistics
 from conceptlab.runs.ledger import Commit, Ledger
 from conceptlab.runs.place import Place, place_of
 from conceptlab.runs.sealed import Damaged
 from conceptlab.store.manifest import Manifest, SiteSpec, read_manifest
-from conceptlab.store.part import ADVICE, Part, ShardFile
+from conceptlab.store.mapped import ADVICE, ShardFile
+from conceptlab.store.part import Part
 from conceptlab.store.plan import Plan, ShardTokens, entry_of, read_plan, read_table, read_tokens
+from conceptlab.store.statistics import read_statistics
+
+COMMITS = 1024  # commits that are kept in memory
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Store:
         plan = read_plan(place)
         if plan is None:
             raise ResultError(f"{url} has no finished plan yet; run the same `conceptlab harvest` command again")
+        if plan.manifest != manifest.id:
+            raise ResultError(f"{url} holds the manifest of one store and the plan of another; make it anew")
         return cls(place, manifest, plan, verify=verify)
 
     # -- what there is ----------------------------------------------------------------------------------------------
@@ -92,6 +99,8 @@ class Store:
                 raise ResultError(f"{self.place.url}: the commit of shard {shard} {error}; {ADVICE}") from error
             if found is None:
                 raise InputError(f"shard {shard} is not finished; run the same `conceptlab harvest` command again")
+            if len(self._commits) >= COMMITS:
+                self._commits.clear()
             self._commits[shard] = found
         return self._commits[shard]
 
@@ -99,10 +108,13 @@ class Store:
         """NaN and infinite values of each part that has any, over the finished shards."""
         found: dict[str, dict[str, int]] = {}
         for shard in self.shards:
-            for part, counts in self.commit(shard).record["nonfinite"].items():
-                total = found.setdefault(part, {"nan": 0, "inf": 0})
-                for kind in total:
-                    total[kind] += counts[kind]
+            try:
+                for part, counts in self.commit(shard).record["nonfinite"].items():
+                    total = found.setdefault(part, {"nan": 0, "inf": 0})
+                    for kind in total:
+                        total[kind] += int(counts[kind])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ResultError(f"{self.place.url}: the commit of shard {shard} counts nothing; {ADVICE}") from error
         return found
 
     # -- values -----------------------------------------------------------------------------------------------------
@@ -111,23 +123,37 @@ class Store:
 
     def part(self, name: str, layer: int | None = None) -> Part:
         """Values of one site and layer (`embed` and other ends of the stream: no layer). Raises InputError for one not stored."""
-        site = self.manifest.site(name)
-        if (layer is None) == bool(site.layers) or (layer is not None and layer not in site.layers):
-            raise InputError(
-                f"{name} is stored at layers {list(site.layers) or 'none (an end of the stream)'}; {layer} was asked"
-            )
+        folder = f"acts/{self.part_name(name, layer)}"
         if not self.manifest.values:
             raise InputError("this store keeps statistics only; harvest without --no-values to keep values")
-        folder = f"acts/{name}" if layer is None else f"acts/{name}/{layer}"
-        files = [self._file(shard, folder) for shard in self.shards]
-        return Part(files, site.shape, getattr(torch, self.manifest.dtype))
+        shape, dtype = self.manifest.site(name).shape, getattr(torch, self.manifest.dtype)
+        return Part(self.starts, lambda number: self._file(self.shards[number], folder), shape, dtype)
+
+    def part_name(self, name: str, layer: int | None = None) -> str:
+        """`resid_post/3`, or `embed`. Raises InputError for a part that is not stored."""
+        layers = self.manifest.site(name).layers
+        if (layer is None) == bool(layers) or (layer is not None and layer not in layers):
+            raise InputError(
+                f"{name} is stored at layers {list(layers) or 'none (an end of the stream)'}; {layer} was asked"
+            )
+        return name if layer is None else f"{name}/{layer}"
+
+    def statistics(self, name: str, layer: int | None = None) -> Statistics:
+        """Statistics of every unit of one site and layer over the finished shards, as `read_statistics` says."""
+        return read_statistics(self, name, layer)
 
     def _file(self, shard: int, folder: str) -> ShardFile:
         commit = self.commit(shard)
         name = next((name for name in commit.files if name.rpartition("/")[0] == folder), None)
         if name is None:
             raise ResultError(f"{self.place.url}: shard {shard} names no file in {folder}; {ADVICE}")
-        return ShardFile(self.place, name, commit.files[name], verify=self.verify)
+        file = ShardFile(self.place, name, commit.files[name], verify=self.verify)
+        expected = (self.plan.index["n_kept"][shard], *self.manifest.site(folder.split("/")[1]).shape)
+        if (file.shape, str(file.dtype)) != (expected, f"torch.{self.manifest.dtype}"):
+            raise ResultError(
+                f"{self.place.url}/{name} holds {file.dtype} {list(file.shape)}, not {list(expected)}; {ADVICE}"
+            )
+        return file
 
     # -- tokens and documents ---------------------------------------------------------------------------------------
     def tokens(self, shard: int) -> ShardTokens:
@@ -171,6 +197,8 @@ class Store:
         for shard in range(self.plan.n_shards):
             if self._holds(shard, doc):
                 table = read_table(self.place, entry_of(self.plan, shard, "text")).to_pydict()
+                if not {"doc", "id", "text"} <= set(table):
+                    raise ResultError(f"{self.place.url}: the texts of shard {shard} have no text; {ADVICE}")
                 if doc in table["doc"]:
                     at = table["doc"].index(doc)
                     return table["id"][at], table["text"][at]

@@ -1,23 +1,24 @@
 """Shuffled reading for training: a fixed order for a seed and an epoch, whatever the number of workers, in bounded memory.
 
 The store is cut into chunks of neighbouring tokens; chunks are shuffled over the whole store and taken in groups that fit the
-buffer, and the tokens of a group are shuffled among themselves. Batches never cross groups (the last one of a group may be short).
-A worker takes every n-th group, so batches of all workers together, in the order of their groups, are those of one.
+buffer, and the tokens of a group are dealt into batches (the last one of a group may be short), in stored order inside a batch. The
+next group is read ahead. A worker takes every n-th group: the batches of all workers together, in the order of their groups, are
+those of one.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from conceptlab.errors import InputError
-from conceptlab.store.part import Part
 from conceptlab.store.store import Store
 
 CHUNK = 256  # neighbouring tokens that are read together
+AHEAD = 2  # threads that read and check the next group
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Drawn:
 class Shuffled(IterableDataset[Drawn]):
     """Batches of a store in random order, for a training loop or a `torch.utils.data.DataLoader(batch_size=None)`.
 
-    `parts`: (site, layer) pairs. `buffer_tokens` are held at once, per worker. `rank` of `world_size` takes part of the batches;
-    the workers of a DataLoader share those of their rank. Every token comes once an epoch.
+    `parts`: (site, layer) pairs. A worker uses two groups of `buffer_tokens` at once. `rank` of `world_size` takes part of the
+    batches; the workers of a DataLoader share those of their rank. Every token comes once an epoch.
 
     Raises InputError for sizes that make no sense.
     """
@@ -67,12 +68,31 @@ class Shuffled(IterableDataset[Drawn]):
     def __iter__(self) -> Iterator[Drawn]:
         info = get_worker_info()
         workers, mine = (1, 0) if info is None else (info.num_workers, info.id)
+        own = self._own(self.rank * workers + mine, self.world_size * workers)
+        with ThreadPoolExecutor(AHEAD) as ahead:
+            ready = self._begin(ahead, next(own, None))
+            while ready is not None:
+                (at, group, number), reading = ready
+                ready = self._begin(ahead, next(own, None))  # the next group is read while this one is used
+                for read in reading:
+                    read.result()
+                yield from self._drawn(at, group, number)
+
+    def _own(self, worker: int, workers: int) -> Iterator[tuple[int, np.ndarray, int]]:
+        """The groups of one worker: their number in the epoch, their tokens, the number of their first batch."""
         number = 0
         for at, group in enumerate(self._groups()):
-            count = -(-len(group) // self.batch)
-            if at % (self.world_size * workers) == self.rank * workers + mine:
-                yield from self._drawn(at, group, number)
-            number += count
+            if at % workers == worker:
+                yield at, group, number
+            number += -(-len(group) // self.batch)
+
+    def _begin(
+        self, ahead: ThreadPoolExecutor, own: tuple[int, np.ndarray, int] | None
+    ) -> "tuple[tuple[int, np.ndarray, int], list[Future[None]]] | None":
+        """Have the blocks of a group fetched and checked by other threads."""
+        if own is None:
+            return None
+        return own, [ahead.submit(part.touch, own[1]) for part in self.parts.values()]
 
     def _groups(self) -> Iterator[np.ndarray]:
         """The tokens [token] of each group, in stored order within a chunk."""
@@ -85,19 +105,7 @@ class Shuffled(IterableDataset[Drawn]):
             yield tokens[tokens < n_tokens]
 
     def _drawn(self, at: int, group: np.ndarray, number: int) -> Iterator[Drawn]:
-        held = {name: _gathered(part, group) for name, part in self.parts.items()}
         order = np.random.default_rng([self.seed, self.epoch, at + 1]).permutation(len(group))
         for start in range(0, len(order), self.batch):
-            chosen = order[start : start + self.batch]
-            picked = torch.from_numpy(chosen)
-            yield Drawn(number + start // self.batch, {n: v[picked] for n, v in held.items()}, group[chosen])
-
-
-def _gathered(part: Part, tokens: np.ndarray) -> Tensor:
-    """Tokens in rising order, read as the runs that they make."""
-    found = torch.empty((len(tokens), *part.shape[1:]), dtype=part.dtype)
-    breaks = (np.diff(tokens) != 1).nonzero()[0] + 1
-    for start, end in zip([0, *breaks], [*breaks, len(tokens)], strict=True):
-        if end > start:
-            found[start:end] = part.read(int(tokens[start]), int(tokens[end - 1]) + 1)
-    return found
+            index = group[np.sort(order[start : start + self.batch])]
+            yield Drawn(number + start // self.batch, {n: part.take(index) for n, part in self.parts.items()}, index)

@@ -1,0 +1,136 @@
+"""The files of one layer of one site: mapped from disk or fetched a block at a time, checked block by block as they are first
+touched; of thousands only the last used are open."""
+
+import math
+import mmap
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptlab.errors import ResultError
+from conceptlab.runs.blocks import BLOCK, FileRecord
+from conceptlab.runs.place import Place
+from conceptlab.runs.sealed import Damaged
+from conceptlab.store.shard_files import read_header
+
+ADVICE = "`conceptlab store verify` lists what is damaged and `conceptlab store repair` computes it again"
+OPEN = 128  # files of a part that stay mapped
+
+
+class ShardFile:
+    """The values [token, …] of one shard. Local files are mapped, others fetched a block at a time and kept."""
+
+    def __init__(self, place: Place, name: str, record: FileRecord, *, verify: bool = True) -> None:
+        self.place, self.name, self.record, self.verify = place, name, record, verify
+        self.checked = np.zeros(len(record.blocks), dtype=bool)
+        self._bytes = self._mapped()
+        if len(self._bytes) != record.size:
+            raise self._error(f"{name} has {len(self._bytes):,} bytes, {record.size:,} were written")
+        self._touch(0, min(record.size, 4096))
+        try:
+            self.start, self.shape, dtype = read_header(bytes(self._bytes[:4096]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._error(f"{name}: {error}") from error
+        self.dtype = getattr(torch, dtype)
+        if self.start + math.prod(self.shape) * self.dtype.itemsize != record.size:
+            raise self._error(f"{name} does not hold {list(self.shape)} values")
+
+    def _mapped(self) -> "mmap.mmap | bytearray":
+        path = self.place.local(self.name)
+        if path is None:
+            size = self.place.size(self.name)
+            self.fetched = np.zeros(len(self.record.blocks), dtype=bool)
+            return bytearray(size if size is not None else 0)
+        self.fetched = np.ones(len(self.record.blocks), dtype=bool)
+        try:
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants memory it could write to
+        except (OSError, ValueError) as error:
+            raise self._error(f"{self.name} is missing or empty") from error
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, start: int, end: int) -> Tensor:
+        """Tokens start to end [token, …], a view of the mapped file."""
+        self.touch(start, end)
+        return self.whole[start : max(start, end)]
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """Every token [token, …], a view of the file; only what `touch` was told of is fetched and checked."""
+        count = math.prod(self.shape)
+        if not count:
+            return torch.empty(self.shape, dtype=self.dtype)
+        return torch.frombuffer(self._bytes, dtype=self.dtype, count=count, offset=self.start).reshape(self.shape)
+
+    def touch(self, start: int, end: int) -> None:
+        """Fetch and check what holds tokens start to end; other threads may do so at the same time."""
+        width = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if end > start:
+            self._touch(self.start + start * width, self.start + end * width)
+
+    def touch_all(self, tokens: np.ndarray) -> None:
+        """The same for tokens in rising order, block by block."""
+        width = math.prod(self.shape[1:]) * self.dtype.itemsize
+        low, high = (self.start + tokens * width) // BLOCK, (self.start + (tokens + 1) * width - 1) // BLOCK
+        for index in np.unique(np.concatenate([low, high])) if width else ():
+            if not (self.fetched[index] and (self.checked[index] or not self.verify)):
+                self._touch(int(index) * BLOCK, min(int(index + 1) * BLOCK, self.record.size))
+
+    def _touch(self, start: int, end: int) -> None:
+        """Fetch and check the blocks that hold bytes start to end, each once."""
+        first, last = start // BLOCK, -(-end // BLOCK)
+        if isinstance(self._bytes, mmap.mmap) and not self.checked[first:last].all():
+            self._bytes.madvise(mmap.MADV_WILLNEED, first * BLOCK, min(last * BLOCK, self.record.size) - first * BLOCK)
+        for index in range(start // BLOCK, -(-end // BLOCK)):
+            first, last = index * BLOCK, min((index + 1) * BLOCK, self.record.size)
+            if not self.fetched[index]:
+                self._bytes[first:last] = self._fetch(first, last)
+                self.fetched[index] = True
+            if self.verify and not self.checked[index]:
+                try:
+                    self.record.check_block(self.name, index, memoryview(self._bytes)[first:last])
+                except Damaged as error:
+                    raise self._error(str(error)) from error
+                self.checked[index] = True
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        """Bytes of a file that is elsewhere."""
+        try:
+            content = self.place.span(self.name, start, end)
+        except FileNotFoundError as error:
+            raise self._error(f"{self.name} is missing") from error
+        if len(content) != end - start:
+            raise self._error(f"{self.name} ends at byte {start + len(content):,} of {self.record.size:,}")
+        return content
+
+    def _error(self, what: str) -> ResultError:
+        return ResultError(f"{self.place.url}/{what}; {ADVICE}")
+
+
+class OpenFiles:
+    """The files of a part by number. `open_file` opens one; which blocks were checked is remembered when a file is closed."""
+
+    def __init__(self, open_file: Callable[[int], ShardFile]) -> None:
+        self._open = open_file
+        self._held: OrderedDict[int, ShardFile] = OrderedDict()
+        self._checked: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> ShardFile:
+        with self._lock:
+            file = self._held.get(number)
+            if file is None:
+                file = self._held[number] = self._open(number)
+                file.checked |= self._checked.setdefault(number, file.checked)
+                self._checked[number] = file.checked
+                if len(self._held) > OPEN:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(number)
+            return file
