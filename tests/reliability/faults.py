@@ -1,5 +1,5 @@
-"""Bar 4: a disk that refuses. Every call to the file system below the store fails in turn, with each of four errors; and the process
-is killed before every such call. A disk that is full or read-only stays so, the other errors strike once."""
+"""Bar 4: a disk that refuses. Every call to the file system below the store fails in turn, with each of four errors; and the
+process is killed before every such call. A disk that is full or read-only stays so, the other errors strike once."""
 
 import builtins
 import errno

@@ -1,4 +1,4 @@
-"""Bar 4, second half: many writers on one store, as processes and as threads. Each shard is computed once and nothing is corrupt."""
+"""Bar 4, second half: many writers on one store, processes and threads. Each shard is computed once and nothing is corrupt."""
 
 import copy
 import random

@@ -27,8 +27,14 @@ class FileRecord:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> "FileRecord":
-        """Read what `entry` gave."""
-        return cls(int(entry["size"]), str(entry["sha256"]), tuple(entry["blocks"]))
+        """Read what `entry` gave. Raises Damaged where it is no record of a file."""
+        try:
+            size, sha256, blocks = entry["size"], entry["sha256"], tuple(entry["blocks"])
+        except (KeyError, TypeError) as error:
+            raise Damaged("names a file without its size and hashes") from error
+        if type(size) is not int or size < 0 or len(blocks) != -(-size // BLOCK):
+            raise Damaged(f"names a file of {str(size)[:40]} bytes with {len(blocks):,} hashes")
+        return cls(size, str(sha256), tuple(str(block) for block in blocks))
 
     def check_block(self, name: str, index: int, content: bytes | memoryview) -> None:
         """Raise Damaged where block `index` of the file `name` is not as it was written."""

@@ -16,7 +16,7 @@ from conceptlab.errors import InputError
 from conceptlab.runs.blocks import FileRecord
 from conceptlab.runs.claims import Claims
 from conceptlab.runs.moments import moment
-from conceptlab.runs.place import Place
+from conceptlab.runs.place import Place, inside
 from conceptlab.runs.sealed import Damaged, seal, unseal
 
 _COMMIT = re.compile(r"commit/(\d{6,})\.json")
@@ -50,7 +50,8 @@ class Ledger:
     def commit_of(self, shard: int) -> Commit | None:
         """The commit of a shard, None where it is not finished.
 
-        Raises Damaged for a record that is not as it was written, InputError for one of another plan.
+        Raises Damaged for a record that is not as it was written, InputError for one of another plan or with a name that leaves
+        the place.
         """
         content = self.place.read(commit_name(shard))
         if content is None:
@@ -58,13 +59,16 @@ class Ledger:
         record = unseal(content)
         if record.get("plan") != self.plan or record.get("shard") != shard:
             raise InputError(f"{self.place.url}/{commit_name(shard)} belongs to another plan; choose another store")
-        files = {name: FileRecord.of(entry) for name, entry in record["files"].items()}
-        return Commit(shard, files, record)
+        named = record.get("files")
+        if not isinstance(named, dict):
+            raise Damaged("names no files")
+        return Commit(shard, {inside(name): FileRecord.of(entry) for name, entry in named.items()}, record)
 
     def finished(self) -> list[int]:
         """The shards that have a commit record, read or not."""
         found = (_COMMIT.fullmatch(name) for name in self.place.names("commit"))
-        return sorted(number for match in found if match and (number := int(match[1])) < self.n_shards)
+        numbers = {int(match[1]) for match in found if match and match[0] == commit_name(int(match[1]))}
+        return sorted(number for number in numbers if number < self.n_shards)
 
     @contextmanager
     def claim(self, shard: int) -> Iterator[bool]:

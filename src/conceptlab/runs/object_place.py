@@ -108,7 +108,7 @@ class ObjectPlace:
             yield
         except (FileNotFoundError, FileExistsError, InputError, RunError):
             raise
-        except Exception as error:
+        except Exception as error:  # every library behind fsspec has errors of its own
             raise RunError(f"{self.url}/{name}: the store answers {_said(error)}; the same command goes on") from error
 
 

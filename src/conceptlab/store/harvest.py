@@ -1,5 +1,6 @@
 """Harvest: the activations of a corpus into a store, planned beforehand, resumable at any moment, the same for any worker count."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def manifest_for(
     threads = wish.threads or (recorded.threads if recorded else torch.get_num_threads())
     return Manifest(
         model=model.name,
-        revision=model.revision,
+        revision=revision_of(model),
         stack=model.stack.name if model.stack.name else None,
         tokenizer=tokenizer_fingerprint(model),
         corpus=corpus.fingerprint(),
@@ -118,6 +119,19 @@ def _product(shape: Sequence[int]) -> int:
     return found
 
 
+def revision_of(model: Model) -> str:
+    """The model's revision; of a module that came from no folder or hub, the sha256 of its weights."""
+    if model.revision != "in memory":
+        return model.revision
+    digest = hashlib.sha256()
+    for name, weights in model.module.state_dict().items():
+        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)} ".encode())
+        if not weights.is_meta:  # offloaded to the disk
+            flat = weights.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def tokenizer_fingerprint(model: Model) -> str:
     """The sha256 of what the tokenizer does: its whole definition where it is a fast one, else its vocabulary."""
     tokenizer = model.tokenizer
@@ -152,7 +166,7 @@ class Harvest:
 
 def bytes_of_values(manifest: Manifest, plan: Plan) -> int:
     """Bytes of all values of a finished store, headers aside."""
-    width = 4 if manifest.dtype == "float32" else 2
+    width = (4 if manifest.dtype == "float32" else 2) if manifest.values else 0
     return plan.n_kept * width * sum(_product(site.shape) * len(site.parts) for site in manifest.sites)
 
 
@@ -211,9 +225,9 @@ def make_harvester(store: str, source: str, loading: Mapping[str, Any], on_nonfi
 
 def check_model(model: Model, manifest: Manifest) -> None:
     """Raise InputError where the model or its tokenizer is not the one the store was made with."""
-    if model.revision != manifest.revision:
+    if (revision := revision_of(model)) != manifest.revision:
         raise InputError(
-            f"the store was made with revision {manifest.revision[:12]} of {manifest.model}, this model is {model.revision[:12]}; "
+            f"the store was made with revision {manifest.revision[:12]} of {manifest.model}, this model is {revision[:12]}; "
             "load that revision, or choose another store"
         )
     if tokenizer_fingerprint(model) != manifest.tokenizer:

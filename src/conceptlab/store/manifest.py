@@ -86,7 +86,25 @@ class Manifest:
         known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         sites = tuple(SiteSpec(s["name"], tuple(s["layers"]), tuple(s["shape"])) for s in known.pop("sites"))
         positions = known.pop("positions")
-        return cls(**known, sites=sites, positions=positions if isinstance(positions, str) else tuple(positions))
+        found = cls(**known, sites=sites, positions=positions if isinstance(positions, str) else tuple(positions))
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Raise TypeError where a field is of another kind than a harvest writes."""
+        words = (self.model, self.revision, self.tokenizer, self.corpus, self.compute_dtype, self.rows)
+        sizes = (self.context, self.batch_tokens, self.shard_tokens, self.threads)
+        inner = [size for site in self.sites for size in (*(layer + 1 for layer in site.layers), *site.shape)]
+        good = (
+            all(isinstance(word, str) for word in words)
+            and all(type(size) is int and 0 < size < 1 << 40 for size in (*sizes, *inner))
+            and all(isinstance(site.name, str) and site.name.isidentifier() for site in self.sites)
+            and self.dtype in DTYPES
+            and isinstance(self.versions, Mapping)
+            and isinstance(self.source, Mapping)
+        )
+        if not good:
+            raise TypeError("a field is of another kind")
 
     def site(self, name: str) -> SiteSpec:
         """One site. Raises InputError for one that is not stored."""
@@ -104,7 +122,7 @@ def read_manifest(place: Place) -> Manifest | None:
     try:
         return Manifest.from_record(unseal(content))
     except (Damaged, KeyError, TypeError) as error:
-        reason = str(error) if isinstance(error, Damaged) else "lacks a field"
+        reason = str(error) if isinstance(error, Damaged) else "lacks a field, or has one of another kind"
         raise ResultError(f"{place.url}/{MANIFEST} {reason}; {ADVICE}") from error
     except ResultError as error:
         raise ResultError(f"{place.url}: {error}") from error

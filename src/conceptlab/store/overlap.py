@@ -49,5 +49,5 @@ class Overlap:
             if self._error is None:
                 try:
                     work()
-                except BaseException as error:
+                except BaseException as error:  # raised again by whoever gives or waits
                     self._error = error

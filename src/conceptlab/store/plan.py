@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PLAN = "plan.json"
+ADVICE = "`conceptlab store repair` makes it again"
+COUNTS = ("n_rows", "n_tokens", "n_kept", "first_doc", "n_docs")  # columns of the table of shards
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ def read_table(place: Place, entry: Mapping[str, Any]) -> "pa.Table":
 
     content = place.read(entry["name"])
     if content is None:
-        raise ResultError(f"{place.url}/{entry['name']} is missing; `conceptlab store repair` makes it again")
+        raise ResultError(f"{place.url}/{entry['name']} is missing; {ADVICE}")
     if len(content) != entry["size"] or record_of(content).sha256 != entry["sha256"]:
-        raise ResultError(f"{place.url}/{entry['name']} is damaged; `conceptlab store repair` makes it again")
+        raise ResultError(f"{place.url}/{entry['name']} is damaged; {ADVICE}")
     # not pq.read_table: its threads are still there at the end of a process that holds torch, which then now and then aborts
     with pq.ParquetFile(io.BytesIO(content)) as file:
         return file.read(use_threads=False)
@@ -120,8 +122,19 @@ def tokens_table(tokens: ShardTokens) -> "pa.Table":
 
 def read_tokens(place: Place, plan: Plan, shard: int) -> ShardTokens:
     """The tokens of one shard. Raises ResultError where its file is damaged."""
-    table = read_table(place, entry_of(plan, shard, "tokens"))
-    return ShardTokens(**{name: table.column(name).to_numpy() for name in ShardTokens.__dataclass_fields__})
+    entry = entry_of(plan, shard, "tokens")
+    table = read_table(place, entry)
+    names = [name for name in ShardTokens.__dataclass_fields__ if name in table.column_names]
+    found = {name: table.column(name).to_numpy() for name in names}
+    whole = len(found) == len(ShardTokens.__dataclass_fields__) and all(
+        values.dtype.kind == ("b" if name == "kept" else "i") for name, values in found.items()
+    )
+    if not whole or (len(found["row"]), found["kept"].sum()) != (
+        plan.index["n_tokens"][shard],
+        plan.index["n_kept"][shard],
+    ):
+        raise ResultError(f"{place.url}/{entry['name']} is no table of the shard's tokens; {ADVICE}")
+    return ShardTokens(**found)
 
 
 def entry_of(plan: Plan, shard: int, kind: str) -> dict[str, Any]:
@@ -138,19 +151,36 @@ def read_plan(place: Place) -> Plan | None:
         record = unseal(content)
         index = read_table(place, record["index"]).to_pydict()
         counts = {name: int(record[name]) for name in ("n_shards", "n_tokens", "n_kept", "n_docs", "n_skipped")}
+        _check_index(index, counts)
         return Plan(record_id(record), str(record["manifest"]), **counts, index=index)
-    except (Damaged, KeyError, TypeError, ValueError) as error:
+    except (Damaged, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ResultError(
             f"{place.url}/{PLAN} is damaged ({error}); run the same `conceptlab harvest` command again"
         ) from error
+
+
+def _check_index(index: Mapping[str, Sequence[Any]], counts: Mapping[str, int]) -> None:
+    """Raise Damaged where the table of shards does not have what `finish_plan` writes, or its sums are not the plan's."""
+    texts = [("text_name", str | None), ("text_size", int | None), ("text_sha256", str | None)]
+    numbers = [(name, int) for name in (*COUNTS, "tokens_size")]
+    for name, kind in [*numbers, ("tokens_name", str), ("tokens_sha256", str), *texts]:
+        values = index[name]
+        if len(values) != counts["n_shards"] or not all(isinstance(value, kind) for value in values):
+            raise Damaged(f"has no good column {name}")
+        if kind is int and min(values, default=0) < 0:
+            raise Damaged(f"has a negative {name}")
+    if any(len({value is None for value in row}) > 1 for row in zip(*(index[name] for name, _ in texts), strict=True)):
+        raise Damaged("names half a text")
+    for name in ("n_tokens", "n_kept"):
+        if sum(index[name]) != counts[name]:
+            raise Damaged(f"does not add up to its {name}")
 
 
 def finish_plan(place: Place, manifest: str, pieces: Sequence[Mapping[str, Any]]) -> None:
     """Write the index and, last, plan.json."""
     import pyarrow as pa
 
-    columns = ("n_rows", "n_tokens", "n_kept", "first_doc", "n_docs")
-    table: dict[str, list[Any]] = {name: [piece[name] for piece in pieces] for name in columns}
+    table: dict[str, list[Any]] = {name: [piece[name] for piece in pieces] for name in COUNTS}
     for kind in ("tokens", "text"):
         for part in ("name", "size", "sha256"):
             table[f"{kind}_{part}"] = [(piece[kind] or {}).get(part) for piece in pieces]
