@@ -14,7 +14,7 @@ import numpy as np
 from conceptlab.numerics.largest import Largest
 from conceptlab.numerics.log_bins import N_BINS, ZERO, bins, quantiles
 
-LARGEST = 16  # exemplars a unit, unless told otherwise
+LARGEST = 16  # exemplars a unit, unless told otherwise; stores of this schema keep so many
 UNITS, TOKENS = 128, 2048  # values that are worked on together, so that they stay in the cache
 PAD = 16  # values between rows, so that those of one unit do not all fall into the same lines of the cache
 FEW = 64  # tokens: fewer are added to the histogram one by one
@@ -139,15 +139,19 @@ class Statistics:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Statistics":
         """Read what `arrays` gave. Raises ValueError where the arrays do not belong together."""
-        n_units, k = arrays["largest_value"].shape
+        n_units = len(arrays["count"])
+        k = arrays["largest_value"].shape[-1]
         found = cls(n_units, k)
         for name in ("count", "nan", "inf", "mean", "m2", "min", "max"):
             getattr(found, name)[:] = _shaped(arrays, name, (n_units,))
-        found.largest.value[:] = arrays["largest_value"]
+        found.largest.value[:] = _shaped(arrays, "largest_value", (n_units, k))
         found.largest.token[:] = _shaped(arrays, "largest_token", (n_units, k))
-        unit = np.repeat(np.arange(n_units), _shaped(arrays, "bins", (n_units,)))
+        used = _shaped(arrays, "bins", (n_units,))
+        if used.max(initial=0) > N_BINS or used.min(initial=0) < 0:
+            raise ValueError(f"a unit uses {used.max()} bins; there are {N_BINS}")
+        unit = np.repeat(np.arange(n_units), used)
         place = _shaped(arrays, "bin", unit.shape)
-        if place.max(initial=0) >= N_BINS:
+        if place.max(initial=0) >= N_BINS or place.min(initial=0) < 0:
             raise ValueError(f"bin {place.max()} does not exist; there are {N_BINS}")
         found.histogram[unit, place] = _shaped(arrays, "bin_count", unit.shape)
         return found

@@ -1,5 +1,6 @@
 """What a harvest will cost, from a short calibration on its own first batches: time, disk, peak memory; and refusals beforehand."""
 
+import math
 import resource
 import sys
 import time
@@ -14,6 +15,7 @@ from conceptlab.store.harvest import Harvest
 from conceptlab.store.overlap import DEEP, Overlap
 from conceptlab.store.plan import read_tokens
 from conceptlab.store.shard_files import ShardFiles
+from conceptlab.store.shard_statistics import BYTES_A_UNIT
 
 TRIED = 4  # batches of the calibration, the first of which warms up
 
@@ -45,6 +47,10 @@ def estimate(harvest: Harvest) -> HarvestEstimate | None:
     kept_left = sum(harvest.plan.index["n_kept"][shard] for shard in left)
     per_token, batch_bytes = _calibrate(harvest, left[0])
     disk = round(kept_left / max(1, harvest.plan.n_kept) * harvest.n_bytes)
+    if harvest.manifest.statistics:
+        disk += (
+            len(left) * BYTES_A_UNIT * sum(math.prod(site.shape) * len(site.parts) for site in harvest.manifest.sites)
+        )
     return HarvestEstimate(tokens_left * per_token, disk, _peak() + DEEP * batch_bytes // 2, tokens_left)
 
 
@@ -56,7 +62,7 @@ def _calibrate(harvest: Harvest, shard: int) -> tuple[float, int]:
     chosen = [planned[i * (len(planned) - 1) // max(1, TRIED - 1)] for i in range(min(TRIED, len(planned)))]
     largest, counted, start = 0, 0, time.perf_counter()
     with harvest.place.drafts("calibration") as drafts:
-        files = ShardFiles(drafts, shard, len(tokens.token), harvest.manifest.sites, harvest.manifest.dtype)
+        files = ShardFiles(drafts, shard, len(tokens.token), harvest.manifest)
         try:
             with Overlap() as writer:
                 for number, (batch, kept) in enumerate(chosen):

@@ -39,7 +39,7 @@ class Harvester:
         tokens = read_tokens(self.place, self.plan, shard)
         with self.place.drafts(f"{shard:06d}") as drafts:
             n_kept = int(tokens.kept.sum())
-            files = ShardFiles(drafts, shard, n_kept, self.manifest.sites, self.manifest.dtype)
+            files = ShardFiles(drafts, shard, n_kept, self.manifest)
             try:
                 with Overlap() as writer:
                     for batch, kept in self.batches(tokens):

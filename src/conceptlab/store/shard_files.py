@@ -1,4 +1,5 @@
-"""The data files of one shard: a safetensors file for each layer of each site, written as values come, hashed on the way.
+"""The files of one shard: a safetensors file for each layer of each site, written as values come, hashed on the way; and
+statistics of the values, beside them or in their place.
 
 acts/<site>/<layer>/<shard>-<hash12>.safetensors   one tensor "values" [token, …] of the shard's kept tokens in stored order
 """
@@ -14,23 +15,25 @@ from torch import Tensor
 from conceptlab.errors import RunError
 from conceptlab.runs.blocks import BlockWriter, FileRecord
 from conceptlab.runs.place import Place
-from conceptlab.store.manifest import SiteSpec
+from conceptlab.store.manifest import Manifest
+from conceptlab.store.shard_statistics import ShardStatistics
 
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 ALIGN = 64  # bytes: where values begin in a file
 
 
 class ShardFiles:
-    """Open drafts of every part (`resid_post/3`) of one shard of `n_kept` tokens."""
+    """Open drafts of every part (`resid_post/3`) of one shard of `n_kept` tokens, and its statistics, as the manifest asks."""
 
-    def __init__(self, drafts: Path, shard: int, n_kept: int, sites: tuple[SiteSpec, ...], dtype: str) -> None:
-        self.shard, self.dtype = shard, dtype
+    def __init__(self, drafts: Path, shard: int, n_kept: int, manifest: Manifest) -> None:
+        self.shard, self.dtype = shard, manifest.dtype
+        self.statistics = ShardStatistics(shard, manifest.sites) if manifest.statistics else None
         self.writers: dict[str, BlockWriter] = {}
         self.nonfinite: dict[str, dict[str, int]] = {}
-        for site in sites:
+        for site in manifest.sites if manifest.values else ():
             for part in site.parts:
                 writer = BlockWriter(drafts / part.replace("/", "-"))
-                writer.write(header((n_kept, *site.shape), dtype))
+                writer.write(header((n_kept, *site.shape), self.dtype))
                 self.writers[part] = writer
 
     def put(self, part: str, values: Tensor, source: Tensor | None = None) -> None:
@@ -38,7 +41,6 @@ class ShardFiles:
 
         Raises RunError where the cast made a finite value infinite.
         """
-        content = as_bytes(values)
         bad = count_nonfinite(values)
         if bad is not None:
             if source is not None and bool((torch.isfinite(source) & ~torch.isfinite(values)).any()):
@@ -48,7 +50,10 @@ class ShardFiles:
             known = self.nonfinite.setdefault(part, {"nan": 0, "inf": 0})
             for kind, count in bad.items():
                 known[kind] += count
-        self.writers[part].write(content)
+        if part in self.writers:
+            self.writers[part].write(as_bytes(values))
+        if self.statistics is not None:
+            self.statistics.put(part, values)
 
     def publish(self, place: Place) -> dict[str, FileRecord]:
         """Close and publish every file; name -> record."""
@@ -58,7 +63,7 @@ class ShardFiles:
             name = f"acts/{part}/{self.shard:06d}-{record.sha256[:12]}.safetensors"
             place.publish(writer.draft, name)
             found[name] = record
-        return found
+        return found | (self.statistics.publish(place) if self.statistics is not None else {})
 
     def abandon(self) -> None:
         """Close the drafts."""
