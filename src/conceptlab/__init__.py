@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from conceptlab.model.metric import Metric, logit_diff
     from conceptlab.model.sweep import plan_sweep, sweep
     from conceptlab.results import Circuit, Edit, GraphShape, Provenance, Reproduction, Scores, Site, Subspace, Units
+    from conceptlab.store import Store
+    from conceptlab.store.harvesting import harvest
     from conceptlab.worlds.all_planted import planted
     from conceptlab.worlds.default import default_concepts, default_model_path
 
@@ -42,6 +44,7 @@ _HOMES = {
     "Reproduction": "conceptlab.results",
     "Scores": "conceptlab.results",
     "Site": "conceptlab.results",
+    "Store": "conceptlab.store",
     "Subspace": "conceptlab.results",
     "Units": "conceptlab.results",
     "activation_patching": "conceptlab.measure.patching.activation_patching",
@@ -51,6 +54,7 @@ _HOMES = {
     "explain_behaviour": "conceptlab.find.circuits.explain",
     "find_heads": "conceptlab.find.heads.find_heads",
     "find_neurons": "conceptlab.find.neurons.find_neurons",
+    "harvest": "conceptlab.store.harvesting",
     "head_atlas": "conceptlab.find.heads.head_atlas",
     "load_model": "conceptlab.model",
     "logit_diff": "conceptlab.model.metric",
@@ -79,6 +83,7 @@ __all__ = [
     "Reproduction",
     "Scores",
     "Site",
+    "Store",
     "Subspace",
     "Units",
     "activation_patching",
@@ -88,6 +93,7 @@ __all__ = [
     "explain_behaviour",
     "find_heads",
     "find_neurons",
+    "harvest",
     "head_atlas",
     "load_model",
     "logit_diff",

@@ -6,7 +6,7 @@ from conceptlab.model import load_model
 from conceptlab.runs.job import Job
 from conceptlab.runs.place import place_of
 from conceptlab.store import Harvest, open_harvest
-from conceptlab.store.harvest import job_of
+from conceptlab.store.harvesting import job_of
 from tests.model.tiny import tokenizer
 from tests.reliability.small import WISH, corpus, fresh_module, hashes
 

@@ -151,3 +151,13 @@ def test_a_value_too_large_for_the_format_is_an_error(tmp_path: Path) -> None:
             harvest(tmp_path, wish(dtype="float16"))
     finally:
         weight.copy_(held)
+
+
+def test_one_call_from_python(tmp_path: Path) -> None:
+    import conceptlab as cl
+
+    texts = list(corpus().texts)
+    store = cl.harvest(model(), texts, tmp_path, ["embed"], context=16, threads=1)
+    assert store.complete and len(store) == store.plan.n_kept
+    again = cl.harvest(model(), texts, tmp_path, "embed", context=16, threads=1)
+    assert len(again) == len(store) and cl.Store.open(tmp_path).complete

@@ -121,7 +121,7 @@ def _reports(  # noqa: PLR0913 - who computes what
 ) -> "Reports":
     """The launcher that was asked for."""
     from conceptlab.runs.launch import in_process, processes
-    from conceptlab.store.harvest import job_of
+    from conceptlab.store.harvesting import job_of
 
     if launch.ray is not None:
         from conceptlab.runs.ray_launch import ray_cluster
@@ -158,7 +158,7 @@ def _options(loading: ModelOptions) -> dict[str, Any]:
 
 def _run(reports: "Reports", harvest: "Harvest", progress: "Progress") -> Any:
     from conceptlab.runs import interruptible
-    from conceptlab.store.harvest import run_harvest
+    from conceptlab.store.harvesting import run_harvest
 
     with interruptible("finished shards are kept"):
         return run_harvest(reports, harvest, progress=progress)

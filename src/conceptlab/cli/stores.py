@@ -23,7 +23,7 @@ def run_info(url: str, *, as_json: bool) -> int:
     """Print what the manifest, the plan and the commits say."""
     from conceptlab.runs.estimate import size
     from conceptlab.store import Store
-    from conceptlab.store.harvest import bytes_of_values
+    from conceptlab.store.harvesting import bytes_of_values
 
     store = Store.open(url)
     manifest, plan = store.manifest, store.plan
@@ -49,7 +49,7 @@ def run_info(url: str, *, as_json: bool) -> int:
 
 
 def _record(store: Any) -> dict[str, Any]:
-    from conceptlab.store.harvest import bytes_of_values
+    from conceptlab.store.harvesting import bytes_of_values
 
     manifest, plan = store.manifest, store.plan
     counts = {"documents": plan.n_docs, "skipped": plan.n_skipped, "tokens": plan.n_tokens, "kept": plan.n_kept}
@@ -124,7 +124,7 @@ def run_repair(url: str, source: str | None, corpus: str | None, loading: ModelO
 def _model(manifest: "Manifest", source: str | None, loading: ModelOptions) -> "Model":
     """The store's model, from where it was or `source`. Raises InputError for another one."""
     from conceptlab.cli.loading import open_model
-    from conceptlab.store.harvest import check_model
+    from conceptlab.store.harvesting import check_model
 
     found = source or manifest.source.get("model")
     if found is None:

@@ -1,146 +1,25 @@
 """Harvest: the activations of a corpus into a store, planned beforehand, resumable at any moment, the same for any worker count."""
 
-import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from conceptlab.data.corpus import Corpus
+from conceptlab.data.corpus import Corpus, TextList
 from conceptlab.errors import InputError
 from conceptlab.model import Model, load_model
 from conceptlab.runs import SILENT, Progress
 from conceptlab.runs.job import Job
-from conceptlab.runs.launch import Reports
+from conceptlab.runs.launch import Reports, in_process
 from conceptlab.runs.place import Place, place_of
-from conceptlab.runs.sealed import record_id
-from conceptlab.store.harvester import Harvester, site_specs
-from conceptlab.store.manifest import DTYPES, MANIFEST, Manifest, agree, read_manifest
+from conceptlab.store.harvester import Harvester
+from conceptlab.store.manifest import MANIFEST, Manifest, agree, read_manifest
 from conceptlab.store.plan import PLAN, Plan, read_plan
 from conceptlab.store.planning import make_plan
-from conceptlab.store.rows import Layout
-
-VERSIONS = ("conceptlab", "torch", "transformers", "safetensors", "pyarrow")
-SHARD_BYTES = 128 << 20  # about: one file of one layer
-SHARD_TOKENS = (1 << 10, 1 << 18)  # never fewer or more than these, for small and large widths
-BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What to store. `sites`: names (all of `layers`, default every layer that has the site) or single layers (`L5.resid_post`).
-
-    `positions`: "all", "last", or indices of a row, negative from its end. `rows`: "packed" fills every row up to `context` tokens
-    (default: what the model can take, at most 1,024), "documents" begins one with every document. `dtype` None: what the model
-    computes in. `threads` of torch and `batch_tokens` are part of the plan, since they can change the last bits of a value.
-    """
-
-    sites: tuple[str, ...]
-    layers: tuple[int, ...] | None = None
-    positions: str | tuple[int, ...] = "all"
-    rows: Layout = "packed"
-    context: int | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    batch_tokens: int = BATCH_TOKENS
-    shard_tokens: int | None = None
-    threads: int | None = None
-    values: bool = True
-    statistics: bool = False
-    text: bool = True
-    skip_bad: bool = False
-
-
-def manifest_for(
-    model: Model,
-    corpus: Corpus,
-    wish: Wish,
-    recorded: Manifest | None = None,
-    source: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Everything that determines the store's bytes. `recorded`: what the store says already, for what the wish leaves open;
-    `source`: how model and corpus were named, for `repair`.
-
-    Raises InputError or SiteError for what this model or a store cannot do.
-    """
-    _check(wish, model)
-    sites = site_specs(model, list(wish.sites), wish.layers)
-    compute = str(next(p for p in model.module.parameters() if p.is_floating_point()).dtype).removeprefix("torch.")
-    dtype = wish.dtype or (compute if compute in DTYPES else "float32")
-    context = wish.context or min(model.max_length, 1024)
-    width = max(_product(site.shape) for site in sites) * (4 if dtype == "float32" else 2)
-    batch = max(wish.batch_tokens, context)
-    tokens = wish.shard_tokens or min(max(SHARD_BYTES // width, SHARD_TOKENS[0]), SHARD_TOKENS[1])
-    threads = wish.threads or (recorded.threads if recorded else torch.get_num_threads())
-    return Manifest(
-        model=model.name,
-        revision=revision_of(model),
-        stack=model.stack.name if model.stack.name else None,
-        tokenizer=tokenizer_fingerprint(model),
-        corpus=corpus.fingerprint(),
-        sites=sites,
-        dtype=dtype,
-        compute_dtype=compute,
-        rows=wish.rows,
-        context=context,
-        positions=wish.positions,
-        batch_tokens=batch,
-        shard_tokens=tokens,
-        threads=threads,
-        values=wish.values,
-        statistics=wish.statistics,
-        text=wish.text,
-        bad_documents="skip" if wish.skip_bad else "error",
-        versions={name: version(name) for name in VERSIONS},
-        source=dict(source or {}),
-    )
-
-
-def _check(wish: Wish, model: Model) -> None:
-    if wish.context is not None and not 1 <= wish.context <= model.max_length:
-        raise InputError(f"--context {wish.context} is out of range; {model.name} takes 1 to {model.max_length} tokens")
-    for name in ("batch_tokens", "shard_tokens", "threads"):
-        value = getattr(wish, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value} is out of range; use at least 1")
-    if isinstance(wish.positions, str) and wish.positions not in ("all", "last"):
-        raise InputError(f'positions {wish.positions!r} are not known; use "all", "last" or indices such as 0,-1')
-    if not (wish.values or wish.statistics):
-        raise InputError("neither values nor statistics are to be kept; leave one of them on")
-
-
-def _product(shape: Sequence[int]) -> int:
-    found = 1
-    for size in shape:
-        found *= size
-    return found
-
-
-def revision_of(model: Model) -> str:
-    """The model's revision; of a module that came from no folder or hub, the sha256 of its weights."""
-    if model.revision != "in memory":
-        return model.revision
-    digest = hashlib.sha256()
-    for name, weights in model.module.state_dict().items():
-        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)} ".encode())
-        if not weights.is_meta:  # offloaded to the disk
-            flat = weights.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def tokenizer_fingerprint(model: Model) -> str:
-    """The sha256 of what the tokenizer does: its whole definition where it is a fast one, else its vocabulary."""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise InputError(f"{model.name} comes without a tokenizer; put tokenizer.json beside its weights")
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return record_id({"definition": backend.to_str()})
-    return record_id({"vocabulary": dict(sorted(tokenizer.get_vocab().items()))})
+from conceptlab.store.store import Store
+from conceptlab.store.wish import Wish, manifest_for, revision_of, tokenizer_fingerprint
 
 
 @dataclass(frozen=True)
@@ -167,7 +46,7 @@ class Harvest:
 def bytes_of_values(manifest: Manifest, plan: Plan) -> int:
     """Bytes of all values of a finished store, headers aside."""
     width = (4 if manifest.dtype == "float32" else 2) if manifest.values else 0
-    return plan.n_kept * width * sum(_product(site.shape) * len(site.parts) for site in manifest.sites)
+    return plan.n_kept * width * sum(math.prod(site.shape) * len(site.parts) for site in manifest.sites)
 
 
 def open_harvest(  # noqa: PLR0913 - what is harvested, from what, into what
@@ -242,7 +121,7 @@ def job_of(harvest: Harvest, source: str, loading: Mapping[str, Any]) -> Job:
         "loading": dict(loading),
         "on_nonfinite": harvest.on_nonfinite,
     }
-    return Job("conceptlab.store.harvest:make_harvester", arguments, harvest.manifest.threads)
+    return Job("conceptlab.store.harvesting:make_harvester", arguments, harvest.manifest.threads)
 
 
 class Rate:
@@ -284,3 +163,34 @@ def run_harvest(reports: Reports, harvest: Harvest, *, progress: Progress = SILE
             task.advance(report["tokens"])
             task.describe(f"harvest, {rate}")
     return rate
+
+
+def harvest(
+    model: Model,
+    corpus: "str | Path | Sequence[str] | Corpus",
+    store: str | Path,
+    sites: str | Sequence[str] = "resid_post",
+    *,
+    on_nonfinite: Literal["error", "record"] = "error",
+    progress: Progress | None = None,
+    **wish: Any,
+) -> Store:
+    """Store the activations of a corpus in this process, or go on where an earlier call stopped; returns the finished store.
+
+    `corpus`: texts, or what `conceptlab harvest` takes (a file, folder, pattern, URL). `wish`: the further fields of `Wish`
+    (`layers`, `positions`, `rows`, `context`, `dtype`, …). Raises InputError where the store holds something else.
+    """
+    chosen = Wish((sites,) if isinstance(sites, str) else tuple(sites), **wish)
+    with progress or Progress() as shown:
+        opened = open_harvest(model, as_corpus(corpus), store, chosen, on_nonfinite=on_nonfinite, progress=shown)
+        run_harvest(in_process(opened.worker, threads=opened.manifest.threads), opened, progress=shown)
+    return Store.open(store)
+
+
+def as_corpus(corpus: "str | Path | Sequence[str] | Corpus") -> Corpus:
+    """Texts, or something that can be opened, as a corpus."""
+    if isinstance(corpus, str | Path):
+        from conceptlab.data.open_corpus import open_corpus
+
+        return open_corpus(corpus)
+    return TextList(tuple(corpus)) if isinstance(corpus, Sequence) else corpus
