@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptlab.runs.job import Job
-from conceptlab.store.harvest import make_harvester
+from conceptlab.store.harvesting import make_harvester
 
 
 def gated(made: Job, gate: "Gate") -> Job:
@@ -27,7 +27,7 @@ class Gated:
 
     def do(self, shard: int) -> Mapping[str, Any]:
         self.gate.wait(shard)
-        return {**self.inner.do(shard), "pid": os.getpid()}
+        return {**self.inner.do(shard), "node": _node()}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conceptlab.errors import InputError, RunError
 from conceptlab.runs.estimate import duration, size
-from conceptlab.store.harvest import Harvest
+from conceptlab.store.harvesting import Harvest
 from conceptlab.store.overlap import DEEP, Overlap
 from conceptlab.store.plan import read_tokens
 from conceptlab.store.shard_files import ShardFiles
