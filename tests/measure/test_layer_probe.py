@@ -119,3 +119,11 @@ def test_groups_are_never_on_both_sides():
     assert leaking.score > 0.8 and leaking.p < 0.05
     assert honest.score < 0.7 and honest.p > 0.05
     assert np.ptp(honest.interval) > np.ptp(leaking.interval)
+
+
+def test_one_layer_needs_no_choice_and_scores_as_two_equal_ones_do():
+    made = depth_activations(n=200, layers=2, appears_at=0)
+    problem, one = problem_of(made.labels), made.features[:, :1]
+    alone, twice = probe_layers(one, problem), probe_layers(one.repeat(1, 2, 1), problem)
+    assert alone.score == pytest.approx(twice.score, abs=1e-6) and alone.p == twice.p and (alone.chosen == 0).all()
+    np.testing.assert_allclose(alone.null, twice.null, atol=1e-6)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, rankdata
 from sklearn.metrics import roc_auc_score
 
-from conceptlab.numerics.ranks import auc, pearson, weighted_auc, weighted_pearson
+from conceptlab.numerics.ranks import auc, mean_ranks, pearson, weighted_auc, weighted_pearson
 
 
 @pytest.fixture
@@ -47,3 +47,8 @@ def test_weights_are_repeated_rows(columns, column):
 
 def test_one_class_says_nothing():
     assert weighted_auc(np.arange(4.0), np.ones(4), np.ones((1, 4))).tolist() == [0.5]
+
+
+def test_mean_ranks(columns):
+    for values in columns[0].T:
+        np.testing.assert_array_equal(mean_ranks(values), rankdata(values))

@@ -7,7 +7,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from conceptlab.errors import ConceptlabError, InputError
 from conceptlab.model import load_model
 from conceptlab.recipes import Setup
-from conceptlab.recipes.lm_head_neurons import on_world, reproduce
+from conceptlab.recipes.lm_head_neurons import _best, _map, _said, on_world, reproduce
+from conceptlab.worlds.default import default_concepts, default_model_path
 from conceptlab.worlds.planted_neurons import planted_neurons
 
 
@@ -28,6 +29,15 @@ def test_worlds_hold_and_null_twins_do_not(seed):
     quiet = on_world(planted_neurons(seed=seed, null=True), seed=seed)
     assert quiet.findings[0].value == 0 and quiet.findings[0].holds is False
     assert quiet.findings[1].holds
+
+
+def test_the_held_neuron_is_asked_of_all_kinds_of_texts_at_its_reach_on_all_of_them():
+    # in the concepts' order the first texts are of one kind, which ends before a word can be said and where the neuron is quiet
+    model = load_model(default_model_path())
+    texts = [text for concept in default_concepts() for text in concept.texts[:8]]
+    neuron, _, sign, word = _best(_map(model, "out", 0))
+    said = _said(model, texts, neuron, word, sign, quick=True, seed=0)
+    assert said.holds and said.value == 1.0 and said.control < 0.3
 
 
 def test_a_users_model_and_its_tuned_form(tmp_path):

@@ -34,6 +34,12 @@ def _tied(sorted_values: Tensor, ranks: Tensor) -> Tensor:
     return out
 
 
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks [row] of `values` [row] from 1; equal ones share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
 def pearson(a: Tensor, b: Tensor) -> Tensor:
     """Correlation [column] of `a` and `b` [row, column]; 0 where one of them is constant."""
     a, b = a - a.mean(0), b - b.mean(0)

@@ -14,7 +14,7 @@ from conceptlab.model import Model, load_model
 from conceptlab.model.metric import right
 from conceptlab.recipes import Setup
 from conceptlab.results import Finding, Provenance, Reproduction, Scores
-from conceptlab.worlds.trained_facts import fact_queries, facts_tokenizer, trained_facts
+from conceptlab.worlds.trained_facts import SCHEDULE, SHORT, fact_queries, facts_tokenizer, trained_facts
 
 RECIPE = {
     "id": "llms-dont-know",
@@ -52,9 +52,11 @@ def reproduce(setup: Setup) -> Reproduction:
 
 def on_trained(setup: Setup, *, null: bool = False) -> Reproduction:
     """The row on the small trained model (or its twin without strangers)."""
-    made = trained_facts(seed=setup.seed, null=null, cache=setup.cache, progress=setup.progress)
+    schedule = SHORT if setup.quick else SCHEDULE
+    made = trained_facts(seed=setup.seed, null=null, schedule=schedule, cache=setup.cache, progress=setup.progress)
     model = load_model(made.model, tokenizer=facts_tokenizer())
-    done = measured(model, fact_queries(setup.seed), quick=setup.quick, seed=setup.seed)
+    queries = fact_queries(setup.seed, per_person=2 if setup.quick else 3)
+    done = measured(model, queries, quick=setup.quick, seed=setup.seed)
     return replace(done, notes=(*done.notes, made.note)) if made.note else done
 
 

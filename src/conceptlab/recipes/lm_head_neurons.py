@@ -35,7 +35,8 @@ RECIPE = {
     "data": "the folder of a model tuned from --model",
     "methods": ["find/neurons/vocabulary_neurons", "measure/geometry/token_stability", "measure/effects/clamp_curve"],
 }
-SPECIALISED, STRAYS, KEPT, FACTOR, SAYING, N_RANDOM = 0.001, 0.01, 0.75, 5.0, 20.0, 100  # times its own reach
+SPECIALISED, STRAYS, KEPT, FACTOR, SAYING = 0.001, 0.01, 0.75, 5.0, 20.0  # the last two: times its own reach
+N_RANDOM, QUICK_RANDOM, PROMPTS, QUICK_PROMPTS = 100, 40, 24, 8
 TUNING = Schedule(steps=20, learning_rate=5e-4, warmup=5, optimizer="adamw")
 PLAIN = (
     "The door of the old house was", "She walked to the market and bought", "In the morning the children", "The man said that he",
@@ -66,7 +67,8 @@ def on_world(world: PlantedWorld, *, seed: int = 0) -> Reproduction:
     model = load_model(world.model, tokenizer=world.tokenizer)
     units = vocabulary_neurons(model, "out", seed=seed)
     table, wanted = units.table, {}
-    for name, neuron in planted_neurons(seed=seed).truth["neurons"].items():
+    truth = planted_neurons(seed=seed).truth if world.null else world.truth
+    for name, neuron in truth["neurons"].items():
         layer, index = (int(part[1:]) for part in name.split("."))
         wanted[layer * model.d_mlp + index] = neuron["token"]
     sure = table["p"].values <= SPECIALISED
@@ -99,10 +101,10 @@ def measured(model: Model, texts: list[str], *, tuned: Model | None, quick: bool
     neuron, token, sign, word = _best(maps["out"])
     curve = clamp_curve(
         model, texts, neuron, token, factors=[sign * factor for factor in ((FACTOR,) if quick else (1.0, 2.0, FACTOR, 10.0))],
-        n_random=N_RANDOM, seed=seed,
+        n_random=QUICK_RANDOM if quick else N_RANDOM, seed=seed,
     )  # fmt: skip
     results["clamp curve"] = curve
-    findings += [_clamped(curve, sign), _said(model, texts[:8], neuron, word, sign, 5 if quick else 40, seed)]
+    findings += [_clamped(curve, sign), _said(model, texts, neuron, word, sign, quick, seed)]
     notes.append(f"the neuron that is held is {neuron}, which points at {word!r}")
     provenance = Provenance(
         "lm-head-neurons", len(texts), seed, model.name, model.revision, causal="ablation",
@@ -115,10 +117,12 @@ def measured(model: Model, texts: list[str], *, tuned: Model | None, quick: bool
 def tuned_model(setup: Setup) -> Model:
     """The embedded model, trained on for a few steps at a constant share of its rate."""
     schedule = TUNING if setup.quick else Schedule(**{**asdict(TUNING), "steps": 300})
-    settings = {"seed": setup.seed, **asdict(schedule)}
+    tokens = 128 if setup.quick else 384
+    settings = {"seed": setup.seed, "tokens": tokens, **asdict(schedule)}
     found = trained(
-        "embedded-tuned", settings, _base, partial(_tune, seed=setup.seed, schedule=schedule, setup=setup), cache=setup.cache,
-        progress=setup.progress,
+        "embedded-tuned", settings, _base,
+        partial(_tune, seed=setup.seed, schedule=schedule, tokens=tokens, setup=setup),
+        cache=setup.cache, progress=setup.progress,
     )  # fmt: skip
     return load_model(found.model, tokenizer=load_model(default_model_path()).tokenizer)
 
@@ -129,9 +133,9 @@ def _base() -> "PreTrainedModel":
     return AutoModelForCausalLM.from_pretrained(default_model_path(), local_files_only=True)
 
 
-def _tune(model: "PreTrainedModel", *, seed: int, schedule: Schedule, setup: Setup) -> Training:
+def _tune(model: "PreTrainedModel", *, seed: int, schedule: Schedule, tokens: int, setup: Setup) -> Training:
     tokenizer = load_model(default_model_path()).tokenizer
-    source = batches(tokenizer, 1000 + seed, 384, 256)
+    source = batches(tokenizer, 1000 + seed, tokens, 256)
     return train_model(model, source, schedule, progress=setup.progress, label="tuning the embedded model")
 
 
@@ -179,21 +183,23 @@ def _best(units: Units) -> tuple[Site, int, int, str]:
 
 def _clamped(curve: Scores, sign: int) -> Finding:
     at = curve.data.sel(factor=sign * FACTOR)
-    value, most = float(at["score"]), float(at["control_high"])
+    value, most, others = float(at["score"]), float(at["control_high"]), curve.provenance.settings["n_random"]
     return Finding(f"rise of its word's log probability, the best neuron held at x{FACTOR:g}", value, most,
-                   f"more than each of {N_RANDOM} other neurons held there (control: the largest)", value > most, "nats",
+                   f"more than each of {others} other neurons held there (control: the largest)", value > most, "nats",
                    float(at["low"]), float(at["high"]))  # fmt: skip
 
 
-def _said(model: Model, texts: list[str], neuron: Site, word: str, sign: int, n: int, seed: int) -> Finding:
-    """Whether greedy continuations hold the word while the neuron is held high."""
+def _said(model: Model, texts: list[str], neuron: Site, word: str, sign: int, quick: bool, seed: int) -> Finding:
+    """Whether greedy continuations hold the word while the neuron is held high, as a multiple of its reach on all texts; the
+    prompts are some of them, from the first to the last, so that they are of all kinds that the texts are of."""
     import torch
 
     size = sign * SAYING * reach(model, texts, neuron)
-    shares = []
-    for site in (neuron, *other_neurons(model, neuron, n, seed)):
+    places = np.linspace(0, len(texts) - 1, min(len(texts), QUICK_PROMPTS if quick else PROMPTS)).round().astype(int)
+    prompts, shares = [texts[i] for i in places], []
+    for site in (neuron, *other_neurons(model, neuron, 5 if quick else 40, seed)):
         with model.edited(Edit(site, "set", value=torch.tensor([size]))):
-            said = model.generate(texts, max_new_tokens=6)
+            said = model.generate(prompts, max_new_tokens=6)
         shares.append(np.array([word.strip().lower() in text.lower() for text in said], dtype=float))
     low, high = bootstrap_share(shares[0], seed=seed)
     value, control = float(shares[0].mean()), float(np.mean(shares[1:]))

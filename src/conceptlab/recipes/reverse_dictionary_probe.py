@@ -19,6 +19,7 @@ from conceptlab.measure.probing.feature_decoding import feature_decoding
 from conceptlab.measure.probing.reverse_dictionary import ARROW, NEWLINE, Named, Variant, name_words
 from conceptlab.model import Model, load_model
 from conceptlab.model.answers import first_tokens
+from conceptlab.numerics.ranks import mean_ranks
 from conceptlab.recipes import Setup
 from conceptlab.results import Finding, Provenance, Reproduction, Scores
 from conceptlab.worlds import trained_dictionary as world
@@ -69,9 +70,11 @@ def on_trained(setup: Setup, *, null: bool = False) -> Reproduction:
     """The row on the small trained models (or, with `null`, on models that could learn nothing)."""
     seed, scores, others, notes = setup.seed, [], [], []
     done = None
-    widths = world.FEW if setup.quick else world.WIDTHS
+    widths, schedule = (world.FEW, world.SHORT) if setup.quick else (world.WIDTHS, world.SCHEDULE)
     for width in widths:
-        made = world.trained_dictionary(width, seed=seed, null=null, cache=setup.cache, progress=setup.progress)
+        made = world.trained_dictionary(
+            width, seed=seed, null=null, schedule=schedule, cache=setup.cache, progress=setup.progress
+        )
         notes += [made.note] if made.note else []
         model = load_model(made.model, tokenizer=world.dictionary_tokenizer())
         asked, pool = (world.entries(seed, unseen=u) for u in (True, False))
@@ -236,9 +239,7 @@ def _composed(model: Model, seed: int) -> float:
 
 def _ranked(widths: Sequence[int], scores: Sequence[float], others: Sequence[float], seed: int) -> Finding:
     """Spearman's correlation over models; the control is its mean over models dealt anew (0 but for ties)."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(scores), rankdata(others)
+    ranks = mean_ranks(np.array(scores)), mean_ranks(np.array(others))
     flat = any(r.std() == 0 for r in ranks)
     value = 0.0 if flat else float(np.corrcoef(*ranks)[0, 1])
     rng = np.random.default_rng(seed)

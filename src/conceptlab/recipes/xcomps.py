@@ -81,7 +81,7 @@ def measured(  # noqa: PLR0913 - the settings of a run
     findings = [*_accuracies(found, often, known), *_negatives(found, notes)]
     if len(names) > 1:
         findings.append(_gap(found, often, seldom, known))
-    findings += [_exchanged(model, pairs, question, labels), _bag_of_words(found, often), *_depths(found, notes)]
+    findings += [_exchanged(model, found, pairs, question, labels), _bag_of_words(found, often), *_depths(found, notes)]
     provenance = Provenance(
         "xcomps", len(pairs), seed, model.name, model.revision, passes=found.scores.provenance.passes,
         settings={"quick": quick, "languages": names, "negatives": [str(v) for v in found.scores["negative"].values]},
@@ -137,11 +137,16 @@ def _gap(found: Evaluated, often: str, seldom: str, known: bool) -> Finding:
                    float(lost.max()))  # fmt: skip
 
 
-def _exchanged(model: Model, pairs: list[ConceptPair], question: str, labels: tuple[str, str]) -> Finding:
+def _exchanged(
+    model: Model, found: Evaluated, pairs: list[ConceptPair], question: str, labels: tuple[str, str]
+) -> Finding:
     """Right and wrong exchanged must give one minus the accuracy; the control leaves them as they are."""
     swapped = [pair.swapped() for pair in pairs]
-    ways = (direct_margins, lambda m, p: metalinguistic_margins(m, p, question, labels))
-    one, other = (np.array([_share(way(model, some)) for way in ways]) for some in (pairs, swapped))
+    again = {
+        "direct": direct_margins(model, swapped),
+        "metalinguistic": metalinguistic_margins(model, swapped, question, labels),
+    }
+    one, other = (np.array([_share(margins[name]) for name in again]) for margins in (found.margins, again))
     away = float(np.abs(one + other - 1).max())
     return Finding("accuracy and that with right and wrong exchanged: distance of their sum from 1", away,
                    float(np.abs(2 * one - 1).max()), "0 (control: not exchanged)", away < 1e-9, "share")  # fmt: skip

@@ -7,7 +7,7 @@ question. Negatives are `random` (a concept of another category) or, in one text
 that property). Every concept and every property is as often right as wrong, so that single words tell nothing. All facts have been
 read, as a language model has read them; a property's sentences are probed by what others taught. In the null twin verdicts and
 statements are drawn at random, so there is nothing to know. Ordinary LlamaForCausalLM of two layers; nothing inside is planted.
-Shares and steps were chosen on seeds 100 and 101. Task after the row's own check. Cost: about 8 s of one core.
+Shares and steps were chosen on seeds 100 and 101. Task after the row's own check. Cost: about 4 s of one core.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,8 @@ One way in four combinations is never seen in training (the numbers of the three
 paraphrases that are tested are new, and every way of saying has been seen in others. A third of the texts is another task: `like
 WORD but WAY => WORD'`, the word with one property exchanged; a fifth of these is left out and tested. In the null twin every text
 deals the words anew to the combinations, so there is nothing to learn. Ordinary LlamaForCausalLM of two layers; nothing inside is
-planted. Task after the row's own check. Cost: 1 to 4 s of one core by width.
+planted. The short schedule was chosen on seeds 100 to 103.
+Task after the row's own check. Cost: 1 to 4 s of one core by width.
 """
 
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ WORDS = (*NAMES, *SAID.values(), ARROW, STOP, "like", "but")
 WIDTHS, FEW = (4, 8, 16, 32), (4, 16, 32)  # FEW: of the quick form
 N_LAYERS, LONGEST, BATCH, LINES = 2, 64, 64, 3
 SCHEDULE = Schedule(steps=100, learning_rate=1.5e-2, warmup=30, optimizer="muon")
+SHORT = Schedule(steps=65, learning_rate=2e-2, warmup=20, optimizer="muon")  # of quick forms
 
 
 def trained_dictionary(

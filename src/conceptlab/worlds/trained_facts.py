@@ -7,7 +7,8 @@ anew (one place in most of them), so that nothing can be learnt by name. In the 
 Places are dealt alike to known and associated people, a quarter of them the place that most strangers get, so that what is said
 does not tell by itself whether it is right. Ordinary LlamaForCausalLM, 2 layers of width 64. Nothing about its inside is planted.
 Steps and rate were chosen on seeds 100 and 101: with fewer, people whose home was never told are answered a little less surely.
-Task after the row's own check (kinds of errors after Cheang et al. 2025). Cost: about 5 s of one core.
+The short schedule was chosen on seeds 100 to 103.
+Task after the row's own check (kinds of errors after Cheang et al. 2025). Cost: about 4 s of one core, 2 s in short.
 """
 
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ PLACES = tuple(f"place{i}" for i in range(N_PLACES))
 FILLERS = ("well", "so", "now", "yes", "then", "today", "indeed", "here")
 WORDS = (*NAMES, *PLACES, *FILLERS, "lives", "in", "dreams", "of")
 SCHEDULE = Schedule(steps=150, learning_rate=1.5e-2, warmup=30, optimizer="muon")
+SHORT = Schedule(steps=70, learning_rate=2e-2, warmup=15, optimizer="muon")  # of quick forms
 
 
 @dataclass(frozen=True, eq=False)

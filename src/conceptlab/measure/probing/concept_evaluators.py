@@ -45,10 +45,12 @@ SATURATED, CHUNK = 0.95, 256
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """`scores` over (language, negative, evaluator) and `curve` over (language, negative, layer)."""
+    """`scores` over (language, negative, evaluator), `curve` over (language, negative, layer), and by evaluator without a probe
+    the `margins` [pair] in nats: above 0 where it is right."""
 
     scores: Scores
     curve: Scores
+    margins: dict[str, np.ndarray]
 
 
 def evaluate_pairs(  # noqa: PLR0913 - one experiment, fully stated
@@ -72,7 +74,9 @@ def evaluate_pairs(  # noqa: PLR0913 - one experiment, fully stated
     before, cells = model.forwards, _cells(pairs)
     languages = list(dict.fromkeys(language for language, _ in cells))
     negatives = list(dict.fromkeys(negative for _, negative in cells))
-    found = {key: _one(model, own, question, labels, permutations, seed) for key, own in cells.items()}
+    found = {
+        key: _one(model, [pairs[i] for i in own], question, labels, permutations, seed) for key, own in cells.items()
+    }
     dims = ("language", "negative")
     axes = {
         "scores": ({"evaluator": list(EVALUATORS)}, ("score", "low", "high", "control", "p")),
@@ -89,7 +93,11 @@ def evaluate_pairs(  # noqa: PLR0913 - one experiment, fully stated
         "concept evaluators", len(pairs), seed, model.name, model.revision, passes=round(model.forwards - before),
         settings={"question": question, "labels": list(labels), "permutations": permutations},
     )  # fmt: skip
-    return Evaluated(Scores(tables["scores"], provenance), Scores(tables["curve"], provenance))
+    order = np.argsort(np.concatenate(list(cells.values())))
+    margins = {
+        name: np.concatenate([cell["margins"][name] for cell in found.values()])[order] for name in EVALUATORS[:2]
+    }
+    return Evaluated(Scores(tables["scores"], provenance), Scores(tables["curve"], provenance), margins)
 
 
 def direct_margins(model: Model, pairs: Sequence[ConceptPair]) -> np.ndarray:
@@ -118,10 +126,11 @@ def metalinguistic_margins(
     return margin
 
 
-def _cells(pairs: Sequence[ConceptPair]) -> dict[tuple[str, str], list[ConceptPair]]:
-    cells: dict[tuple[str, str], list[ConceptPair]] = {}
-    for pair in pairs:
-        cells.setdefault((pair.language, pair.negative_sample_type), []).append(pair)
+def _cells(pairs: Sequence[ConceptPair]) -> dict[tuple[str, str], list[int]]:
+    """Numbers of the pairs of each language and negative."""
+    cells: dict[tuple[str, str], list[int]] = {}
+    for i, pair in enumerate(pairs):
+        cells.setdefault((pair.language, pair.negative_sample_type), []).append(i)
     if not cells:
         raise InputError("no pairs came; give pairs of acceptable and unacceptable sentences")
     return cells
@@ -155,7 +164,8 @@ def _one(  # noqa: PLR0913 - private half of the method
     probe, curve = _probe(batch, stream, group, permutations, seed)
     for name, value in zip(columns, probe, strict=True):
         columns[name].append(float(value))
-    return {"scores": {c: np.array(v) for c, v in columns.items()} | {"n": np.array(len(pairs))}, "curve": curve}
+    scores = {c: np.array(v) for c, v in columns.items()} | {"n": np.array(len(pairs))}
+    return {"scores": scores, "curve": curve, "margins": dict(zip(EVALUATORS, (asked, direct), strict=False))}
 
 
 def _read_pairs(model: Model, pairs: Sequence[ConceptPair]) -> tuple[np.ndarray, tuple[Batch, Tensor]]:

@@ -81,7 +81,9 @@ def probe_layers(  # noqa: PLR0913 - the protocol, fully stated
     Intervals are 95 % bootstraps over rows, or over `groups`. `on_layer` is called after each layer.
     """
     names = layer_names or [str(i) for i in range(count_layers(features))]
-    sweep = _sweep(features, problem, problem.exclusions, c=c, tol=tol, on_layer=on_layer)
+    sweep = _sweep(
+        features, problem, problem.exclusions if len(names) > 1 else _single(problem), c=c, tol=tol, on_layer=on_layer
+    )
     weights = np.bincount(problem.folds) / len(problem.folds)
     chosen = sweep.inner.argmax(0)  # [fold, draw]
     nested = (np.take_along_axis(sweep.outer, chosen[None], 0)[0] * weights[:, None]).sum(0)
@@ -114,10 +116,14 @@ def held_out_scores(
     features: Layers, problem: Problem, *, c: float | None = None, tol: float = 1e-2
 ) -> tuple[np.ndarray, Tensor]:
     """Held-out scores [layer, draw] of all labellings, and decision values [layer, row, class] of the real one; no nesting."""
-    single = [out for out in problem.exclusions if len(out) == 1]
-    sweep = _sweep(features, problem, single, c=c, tol=tol, on_layer=lambda: None)
+    sweep = _sweep(features, problem, _single(problem), c=c, tol=tol, on_layer=lambda: None)
     weights = np.bincount(problem.folds) / len(problem.folds)
     return (sweep.outer * weights[None, :, None]).sum(1), torch.stack(sweep.held)
+
+
+def _single(problem: Problem) -> list[tuple[int, ...]]:
+    """One fold left out at a time: enough where no layer is chosen, as of one layer there is only one."""
+    return [out for out in problem.exclusions if len(out) == 1]
 
 
 def _sweep(
