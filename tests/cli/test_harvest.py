@@ -148,3 +148,21 @@ def test_store_commands_on_what_is_no_store(tmp_path: Path, capsys):
     for command in (["info"], ["verify"], ["repair"]):
         assert main(["store", *command, str(tmp_path)]) == 2
         assert "holds no store" in capsys.readouterr().err
+
+
+def test_a_model_spread_by_device_map_gives_the_same_bytes(model, corpus, tmp_path):
+    pytest.importorskip("accelerate", reason="accelerate is an optional test dependency")
+    assert main(["harvest", model, corpus, str(tmp_path / "one"), *SMALL, "--quiet"]) == 0
+    assert main(["harvest", model, corpus, str(tmp_path / "spread"), *SMALL, "--quiet", "--device-map", "auto"]) == 0
+    assert hashes(LocalPlace(tmp_path / "one")) == hashes(LocalPlace(tmp_path / "spread"))
+    assert main(["harvest", model, corpus, str(tmp_path / "x"), *SMALL, "--device-map", "auto", "--device", "cpu"]) == 2
+
+
+def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
+    from conceptlab.model.load import own_device
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert own_device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "6")
+    assert own_device("cuda") == "cuda:2"
+    assert own_device("cuda:1") == "cuda:1" and own_device("cpu") == "cpu"

@@ -150,6 +150,7 @@ def _options(loading: ModelOptions) -> dict[str, Any]:
         "revision": loading.revision,
         "dtype": loading.dtype,
         "device": loading.device,
+        **({} if loading.device_map is None else {"device_map": loading.device_map}),
         "stack": loading.stack,
         "allow_pickle": loading.allow_pickle_weights,
         "ignore_remote_code": loading.ignore_remote_code,

@@ -18,7 +18,10 @@ def open_model(source: str | None, options: ModelOptions, *, seed: int = 0) -> "
         raise InputError("the model's name is empty or holds NUL; give a Hugging Face id or a folder")
     from conceptlab.model import load_model
 
+    if options.device is not None and options.device_map is not None:
+        raise InputError("--device and --device-map exclude each other; give one of them")
     quiet_loading()
+    spread = {} if options.device_map is None else {"device_map": options.device_map}
     model = load_model(
         _embedded() if source is None else source,
         revision=options.revision,
@@ -27,6 +30,7 @@ def open_model(source: str | None, options: ModelOptions, *, seed: int = 0) -> "
         stack=options.stack,
         allow_pickle=options.allow_pickle_weights,
         ignore_remote_code=options.ignore_remote_code,
+        **spread,
     )
     if source is None:
         model.name = EMBEDDED

@@ -24,6 +24,8 @@ class ModelOptions:
         Which stack of several ("encoder", "decoder", "text_model"). Default: the one with logits, else the first.
     device
         "cpu", "cuda", "cuda:1", "mps". Default: cpu.
+    device_map
+        Spread a model that one device cannot hold: "auto", "balanced", "sequential" (needs accelerate); then without --device.
     dtype
         Number format. Default: that of the weights on a GPU, float32 on a CPU.
     random_weights
@@ -37,6 +39,7 @@ class ModelOptions:
     revision: str | None = None
     stack: str | None = None
     device: str | None = None
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     random_weights: Flag = False
     allow_pickle_weights: Flag = False

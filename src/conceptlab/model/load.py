@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,17 @@ def _name_of(module: nn.Module) -> str:
 
 def _moved(module: nn.Module, device: str | torch.device) -> nn.Module:
     try:
-        return module.to(device)
+        return module.to(own_device(device))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(
             f"the device {str(device)!r} cannot hold the model: {_line(error)}; use cpu or another device"
         ) from error
+
+
+def own_device(device: str | torch.device) -> str | torch.device:
+    """`device`, and for "cuda" without a number the one of this process where several were started (`LOCAL_RANK`)."""
+    rank, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    return f"cuda:{int(rank) % count}" if str(device) == "cuda" and rank.isdecimal() and count else device
 
 
 def _line(error: BaseException) -> str:

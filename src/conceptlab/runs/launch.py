@@ -58,7 +58,9 @@ class _Pool:
         line = [sys.executable, "-P", "-m", "conceptlab.runs.worker", str(rank), str(self.n_workers)]
         pipe = subprocess.PIPE
         with _ctrl_c_later():
-            process = subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True, env=_environment(self.job.threads))
+            process = subprocess.Popen(
+                line, stdin=pipe, stdout=pipe, text=True, env=_environment(self.job.threads, rank)
+            )
             self.running[rank] = process
         threading.Thread(target=self._listen, args=(rank, process), daemon=True).start()
         if process.stdin is not None:  # stays open: its end is the end of the worker
@@ -112,10 +114,10 @@ def _close(process: "subprocess.Popen[str]") -> None:
             process.stdin.close()
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """What a worker finds: the modules that this process finds, and as many threads as the job says."""
-    paths = [path or os.getcwd() for path in sys.path]
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+def _environment(threads: int, rank: int) -> dict[str, str]:
+    """What a worker finds: the modules that this process finds, as many threads as the job says, and its place on this machine."""
+    paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths, "LOCAL_RANK": str(rank)}
 
 
 @contextmanager

@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
-
 from conceptlab.errors import InputError, RunError
 from conceptlab.runs.estimate import duration, size
 from conceptlab.store.harvesting import Harvest
@@ -68,7 +66,7 @@ def _calibrate(harvest: Harvest, shard: int) -> tuple[float, int]:
                 for number, (batch, kept) in enumerate(chosen):
                     values = worker.captured(batch, kept)
                     largest = max(largest, sum(v.nbytes for v, _ in values.values()))
-                    writer.give(partial(_write, files, values))
+                    writer.give(partial(files.put_all, values))
                     if number == 0 and len(chosen) > 1:
                         counted, start = 0, time.perf_counter()
                         continue
@@ -76,11 +74,6 @@ def _calibrate(harvest: Harvest, shard: int) -> tuple[float, int]:
         finally:
             files.abandon()
     return (time.perf_counter() - start) / max(1, counted), largest
-
-
-def _write(files: ShardFiles, values: dict[str, tuple[Tensor, Tensor | None]]) -> None:
-    for part, (stored, _) in values.items():
-        files.put(part, stored)
 
 
 def _peak() -> int:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Harvester:
                 with Overlap() as writer:
                     for batch, kept in self.batches(tokens):
                         values = self.captured(batch, kept)
-                        writer.give(lambda found=values: self._keep(files, found))
+                        writer.give(partial(self._keep, files, values))
                 published = files.publish(self.place)
             except BaseException:
                 files.abandon()
@@ -74,11 +75,10 @@ class Harvester:
         return found
 
     def _keep(self, files: ShardFiles, values: dict[str, tuple[Tensor, Tensor | None]]) -> None:
-        for part, (stored, source) in values.items():
-            files.put(part, stored, source)
+        files.put_all(values)
         moment("batch written")
         if self.on_nonfinite == "error" and files.nonfinite:
-            part, counts = next(iter(files.nonfinite.items()))
+            part, counts = min(files.nonfinite.items())
             raise RunError(
                 f"shard {files.shard}: {part} has {counts['nan']} NaN and {counts['inf']} infinite values; "
                 "look at the model, or count and keep them with --on-nonfinite record"

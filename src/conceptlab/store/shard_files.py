@@ -5,7 +5,9 @@ acts/<site>/<layer>/<shard>-<hash12>.safetensors   one tensor "values" [token, â
 """
 
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,9 @@ from conceptlab.store.shard_statistics import ShardStatistics
 
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 ALIGN = 64  # bytes: where values begin in a file
+WRITERS = max(
+    1, min(8, (os.cpu_count() or 1) // 4)
+)  # threads that hash and write; hashing takes a core for each 0.4 GB/s
 
 
 class ShardFiles:
@@ -27,6 +32,7 @@ class ShardFiles:
 
     def __init__(self, drafts: Path, shard: int, n_kept: int, manifest: Manifest) -> None:
         self.shard, self.dtype = shard, manifest.dtype
+        self.pool = ThreadPoolExecutor(WRITERS)
         self.statistics = ShardStatistics(shard, manifest.sites) if manifest.statistics else None
         self.writers: dict[str, BlockWriter] = {}
         self.nonfinite: dict[str, dict[str, int]] = {}
@@ -35,6 +41,11 @@ class ShardFiles:
                 writer = BlockWriter(drafts / part.replace("/", "-"))
                 writer.write(header((n_kept, *site.shape), self.dtype))
                 self.writers[part] = writer
+
+    def put_all(self, values: Mapping[str, tuple[Tensor, Tensor | None]]) -> None:
+        """Append one batch to every part, several parts at a time: each is a file of its own. Raises as `put` does."""
+        for _ in self.pool.map(lambda part: self.put(part, *values[part]), values):
+            pass
 
     def put(self, part: str, values: Tensor, source: Tensor | None = None) -> None:
         """Append the values [token, â€¦] of one batch, in the store's dtype; `source` is what they were before a cast.
@@ -57,16 +68,20 @@ class ShardFiles:
 
     def publish(self, place: Place) -> dict[str, FileRecord]:
         """Close and publish every file; name -> record."""
-        found = {}
-        for part, writer in self.writers.items():
-            record = writer.close()
-            name = f"acts/{part}/{self.shard:06d}-{record.sha256[:12]}.safetensors"
-            place.publish(writer.draft, name)
-            found[name] = record
+        found = dict(self.pool.map(lambda part: self._published(place, part), self.writers))
+        self.pool.shutdown()
         return found | (self.statistics.publish(place) if self.statistics is not None else {})
+
+    def _published(self, place: Place, part: str) -> tuple[str, FileRecord]:
+        writer = self.writers[part]
+        record = writer.close()
+        name = f"acts/{part}/{self.shard:06d}-{record.sha256[:12]}.safetensors"
+        place.publish(writer.draft, name)
+        return name, record
 
     def abandon(self) -> None:
         """Close the drafts."""
+        self.pool.shutdown(cancel_futures=True)
         for writer in self.writers.values():
             writer.abandon()
 
