@@ -21,8 +21,16 @@ COMMANDS = (
     ("models", "check"),
     ("atlas", "show"),
     ("atlas", "export"),
+    ("explain",),
+    ("find", "heads"),
+    ("find", "neurons"),
     ("papers",),
     ("reproduce",),
+    ("harvest",),
+    ("store", "info"),
+    ("store", "verify"),
+    ("store", "repair"),
+    ("store", "export"),
 )
 
 

@@ -22,7 +22,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys) -> None:
     )  # the same lines, sooner
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     space: dict[str, object] = {"__name__": "readme"}
     exec(compile(blocks[0], "README.md", "exec"), space)
     assert capsys.readouterr().out.strip().splitlines()[-1] == "True"
@@ -32,6 +32,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys) -> None:
     assert "sweep: 3 edits x 64 rows" in said
     exec(compile(blocks[2], "README.md", "exec"), space)
     assert [str(head) for head in space["heads"]] == ["L2.H0.z"]  # type: ignore[attr-defined]  # the name mover copies
+    exec(compile(blocks[3], "README.md", "exec"), space)
+    assert space["store"].complete and len(space["part"]) == len(space["store"])  # type: ignore[attr-defined]
 
 
 def test_generated_pages_are_fresh() -> None:

@@ -4,6 +4,7 @@ The rows do not depend on who plans or how often it was stopped: a shard's recor
 one begins.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,12 +64,14 @@ class _Planner:
         begin = Cursor(*pieces[-1]["next"]) if pieces else Cursor()
         tokenised = _Tokeniser(self.model, self.manifest, self.corpus, begin)
         rows: list[Row] = []
-        held = 0
+        held, counted, start = 0, 0, time.perf_counter()
         for row in rows_of(iter(tokenised), self.manifest.rows, self.manifest.context, begin.token):  # type: ignore[arg-type]
             rows.append(row)
             held += len(row)
+            counted += len(row)
             if held >= self.manifest.shard_tokens:
                 task.advance(held)
+                task.describe(f"tokenise, {counted / (time.perf_counter() - start):,.0f} tokens/s")
                 pieces.append(self._write(len(pieces), begin, rows, tokenised))
                 begin, rows, held = rows[-1].next, [], 0
         if rows:
