@@ -4,6 +4,7 @@ The server runs one thread and starts none, so that its children are born whole.
 gives plain JSON values.
 """
 
+import copy
 import gc
 import json
 import os
@@ -15,14 +16,22 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from conceptlab.errors import ConceptlabError
 
+LATE = (
+    "s3fs",
+    "tests.reliability.whole",
+    "tests.reliability.faults",
+    "tests.reliability.objects",
+)  # what children would import
 HANGS = 300  # seconds after which a child counts as hanging
 ROOT = Path(__file__).parents[2]
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
@@ -54,14 +63,14 @@ class Outcome:
 class ForkServer:
     """The server's handle, a context manager; `run` waits for a call, `start` does not."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None, preload: tuple[str, ...] = ()) -> None:
+    def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="reliability-"))
-        line = [sys.executable, "-m", "tests.reliability.fork_server", *preload]
-        environment = {**os.environ, **QUIET, **(environment or {})}
+        line = [sys.executable, "-m", "tests.reliability.fork_server"]
         self._process = subprocess.Popen(
-            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **QUIET}
         )
-        self._n_children = 0
+        self._numbers = count()
+        self._environment: Mapping[str, str] = {}
         assert self._answer() == "ready"
 
     def __enter__(self) -> "ForkServer":
@@ -72,11 +81,17 @@ class ForkServer:
         self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def within(self, environment: Mapping[str, str]) -> "ForkServer":
+        """The same server; its children see other environment variables."""
+        other = copy.copy(self)
+        other._environment = environment
+        return other
+
     def start(self, call: str, *arguments: Any) -> "Child":
         """Begin a call in a new child."""
-        self._n_children += 1
-        out = self.folder / str(self._n_children)
-        pid = int(self._ask({"do": "start", "call": call, "arguments": arguments, "out": str(out)}))
+        out = self.folder / str(next(self._numbers))
+        asked = {"do": "start", "call": call, "arguments": arguments, "out": str(out), "environment": self._environment}
+        pid = int(self._ask(asked))
         return Child(self, pid, out, time.perf_counter())
 
     def run(self, call: str, *arguments: Any) -> Outcome:
@@ -127,15 +142,16 @@ class Child:
         return Outcome(code, printed=text, seconds=seconds, **found)
 
 
-def serve(preload: list[str]) -> None:
+def serve() -> None:
     """Answer on standard output what is asked on standard input, until it ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from tests.reliability import small
 
     small.model(), small.corpus(), small.warm()
-    for name in preload:
-        import_module(name)
+    for name in LATE:
+        with suppress(ImportError):
+            import_module(name)
     gc.collect()
     gc.freeze()  # or the collector of every child would copy all pages
     print("ready", file=answers, flush=True)
@@ -163,6 +179,7 @@ def _line() -> str:
 def _child(asked: Mapping[str, Any]) -> None:
     """Do one call and end this process."""
     signal.alarm(HANGS)
+    os.environ.update(asked["environment"])
     out = Path(asked["out"])
     handle = os.open(out.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT, 0o600)
     for number, other in ((0, os.open(os.devnull, os.O_RDONLY)), (1, handle), (2, handle)):
@@ -180,4 +197,4 @@ def _child(asked: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1:])
+    serve()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,9 @@ class BlockWriter:
         return FileRecord(self._size, self._whole.hexdigest(), tuple(self._blocks))
 
     def abandon(self) -> None:
-        """Close the file without a record."""
-        self._file.close()
+        """Close the file without a record; what the disk says now is no news."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def record_of(content: bytes) -> FileRecord:

@@ -1,0 +1,27 @@
+"""Bar 2 in short: flipped bytes, cut files and repair; `make reliability` runs every byte."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.reliability import flips
+
+Say = Callable[[object], None]
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path, say: Say) -> None:
+    tally = flips.flip(flips.make(tmp_path), every=71, seed=3)
+    say(tally)
+    assert len(tally.done) == 7 and min(tally.done.values()) >= 4
+
+
+def test_a_cut_file_is_noticed(tmp_path: Path, say: Say) -> None:
+    tally = flips.cut(flips.make(tmp_path), every=97, seed=3)
+    say(tally)
+    assert len(tally.done) == 7
+    say(flips.long_file(tmp_path / "long", 12))
+
+
+def test_repair_computes_again_only_what_is_broken(tmp_path: Path, say: Say) -> None:
+    tally = flips.repaired(flips.make(tmp_path), 14)
+    say(tally)
+    assert tally.repaired == 14 and len(tally.done) == 7
