@@ -1,7 +1,7 @@
 # make demo   install into .venv and map the embedded concepts in the embedded model (offline after installation)
 # make test   install, then run every check
 # make rows   run the full form of every published system that works here, and write its numbers into docs/papers.md
-# The rest runs the long forms: conformance, calibration, bench, gallery, docs. `make clean` removes what make made.
+# The rest runs the long forms: conformance, calibration, bench, reliability, gallery, docs. `make clean` removes what make made.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -13,7 +13,7 @@ DEV    := $(VENV)/.installed-dev
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test lint types conformance calibration bench gallery rows docs clean
+.PHONY: demo test lint types conformance calibration bench reliability gallery rows docs clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -40,6 +40,9 @@ calibration: $(DEV)
 
 bench: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.speed
+
+reliability: $(DEV)
+	$(OFFLINE) $(BIN)/python -m tests.reliability --out docs/reliability.md
 
 gallery: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery
