@@ -2,8 +2,8 @@
 conditional put (`If-None-Match: *`), so that neither rename nor locks are needed.
 
 Drafts lie in a temporary folder of this machine; those of a killed worker are removed by the next. Two workers may compute the same
-shard; the second to commit is told so. A large upload that was killed leaves parts that no listing shows and some stores charge for:
-let the bucket's rules abort unfinished uploads after a day.
+shard; the second to commit is told so. A large upload that was killed leaves parts that no listing shows and stores charge for: let
+the bucket's rules abort unfinished uploads after a day.
 """
 
 import fcntl
