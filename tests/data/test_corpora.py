@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -21,6 +22,7 @@ from conceptlab.data.corpora import csv_corpus, fingerprint, record, source_file
 from conceptlab.data.corpus import Document
 from conceptlab.data.open_corpus import open_corpus
 from conceptlab.errors import DataError
+from conceptlab.store import Store
 
 TEXTS = ['plain, with "quotes" and a comma', "two words", "grüße, 概念 😀", " spaces around ", "x" * 300, '5" disk'] * 3
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
@@ -462,3 +464,53 @@ def test_data_sets_that_cannot_be_opened(tmp_path: Path, datasets, monkeypatch: 
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'conceptlab\[datasets\]'"):
         open_corpus(source)
+
+
+# -- an object store, and the planner ---------------------------------------------------------------------------------
+def test_a_bucket_is_read_and_its_checksums_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("moto", reason="moto is not installed (pip install -e .[dev])")
+    pytest.importorskip("s3fs", reason="s3fs is not installed (pip install conceptlab[s3])")
+    from tests.reliability.object_server import ObjectServer
+
+    with ObjectServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        url = server.bucket("corpora")
+        files = {"a.jsonl": as_jsonl(tmp_path / "a", TEXTS[:5]), "b.jsonl": as_jsonl(tmp_path / "b", TEXTS[5:])}
+        files |= {"c.parquet": as_parquet(tmp_path / "c", TEXTS)}
+        for name, path in files.items():
+            fsspec.filesystem("s3").pipe_file(f"{url}/{name}", path.read_bytes())
+        for source in (f"{url}/*.jsonl", f"{url}/c.parquet"):
+            corpus = open_corpus(source)
+            assert texts_of(corpus.documents()) == TEXTS
+            assert texts_of(corpus.documents(7)) == TEXTS[7:]
+        assert texts_of(open_corpus(f"{url}/b.jsonl").documents()) == TEXTS[5:]
+        first = open_corpus(f"{url}/a.jsonl").fingerprint()
+        changed = as_jsonl(tmp_path / "a", ["o" + text[1:] for text in TEXTS[:5]])
+        fsspec.filesystem("s3").pipe_file(f"{url}/a.jsonl", changed.read_bytes())
+        assert open_corpus(f"{url}/a.jsonl").fingerprint() != first
+        for wrong in (f"{url}/no.jsonl", "s3://no-such-bucket/a.jsonl"):
+            with pytest.raises(DataError, match="no such file|cannot be looked up"):
+                open_corpus(wrong)
+        opened = open_corpus(f"{url}/b.jsonl")
+        server.kill()
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(DataError, match=r"b\.jsonl: cannot be read") as caught:
+            list(opened.documents())
+        assert "\n" not in str(caught.value)
+
+
+def test_a_planner_names_the_line_of_a_fault_or_leaves_it_out(tmp_path: Path) -> None:
+    from tests.reliability.small import WISH, harvest
+
+    good = [{"text": "one two three"}] * 9
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "\n".join([json.dumps(row) for row in good] + ['{"text": ', '{"text": "one two"}']), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"a\.jsonl, line 10: broken JSON"):
+        harvest(tmp_path / "store", WISH, open_corpus(path))
+    harvest(tmp_path / "skipped", replace(WISH, skip_bad=True), open_corpus(path))
+    store = Store.open(tmp_path / "skipped")
+    assert (store.plan.n_docs, store.plan.n_skipped) == (10, 1)
+    assert store.document(10).text == "one two"

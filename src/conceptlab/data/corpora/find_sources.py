@@ -20,6 +20,7 @@ def find_sources(source: str) -> tuple[str, list[SourceFile], bool]:
     """
     fs, path = _file_system(source)
     try:
+        fs.invalidate_cache()  # what it listed earlier in this process may have changed
         found, folder = _listed(fs, path, source)
         files = [_file(fs, info, path if folder else os.path.dirname(path)) for info in found]
     except DataError:
