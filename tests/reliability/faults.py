@@ -7,6 +7,7 @@ import io
 import os
 import random
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Shim:
     def __init__(self, folder: str, at: int | None, strike: Callable[[str], None], *, stays: bool = False) -> None:
         self.folder, self.at, self.strike, self.stays = os.path.realpath(folder), at, strike, stays
         self.calls: list[str] = []
+        self._lock = threading.Lock()
         self.ours: set[int] = set()  # file descriptors of files below the folder
 
     def __enter__(self) -> "Shim":
@@ -44,8 +46,9 @@ class Shim:
 
     def passed(self, call: str) -> None:
         """A call is about to be made."""
-        self.calls.append(call)
-        number = len(self.calls) - 1
+        with self._lock:
+            number = len(self.calls)
+            self.calls.append(call)
         if number == self.at or (self.stays and self.at is not None and number > self.at):
             self.strike(call)
 

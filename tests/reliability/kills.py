@@ -3,9 +3,11 @@
 import os
 import random
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 from conceptlab.runs import moments
 from tests.reliability import small
@@ -51,21 +53,21 @@ class Trials:
         tally.resumed += resume
 
 
-def at_random(trials: Trials, count: int, seed: int = 0) -> Kills:
-    """Kill `count` times at moments drawn evenly over the time that planning and harvest take; some stores several times."""
+def at_random(trials: Trials, n_kills: int, seed: int = 0) -> Kills:
+    """Kill `n_kills` times at moments drawn evenly over the time that planning and harvest take; some stores several times."""
     rng, tally = random.Random(seed), Kills()
     whole = sorted(_seconds(trials, number) for number in range(5))[2]
     store = 0
-    while tally.kills < count:
+    while tally.kills < n_kills:
         store += 1
         url, left = trials.place(f"random-{seed}-{store}"), whole
-        while tally.kills < count:
+        while tally.kills < n_kills:
             outcome = trials.server.start("tests.reliability.small:harvest", url).kill_after(rng.uniform(0, left))
             if not outcome.killed:
                 outcome.checked()
                 break
             tally.kills += 1
-            again = rng.random() < AGAIN and tally.kills < count
+            again = rng.random() < AGAIN and tally.kills < n_kills
             trials.after(url, tally, resume=not again)
             if not again:
                 break
@@ -78,15 +80,15 @@ def _seconds(trials: Trials, number: int) -> float:
     return outcome.seconds
 
 
-def at_moments(trials: Trials, count: int | None = None, seed: int = 0) -> Kills:
-    """Kill at named moments: `count` None at every occurrence of each, else at the first of each and at others drawn at random."""
+def at_moments(trials: Trials, n_kills: int | None = None, seed: int = 0) -> Kills:
+    """Kill at named moments: at every occurrence of each, or `n_kills` times, the first of each and others drawn at random."""
     passed: list[str] = trials.server.run("tests.reliability.kills:moments_of", trials.place("moments")).checked()
     unseen = set(moments.MOMENTS) ^ set(passed)
     assert unseen <= ({"file renamed", "commit linked"} if "://" in trials.place("none") else set()), unseen
     first = sorted(passed.index(name) for name in set(passed))
     others = [index for index in range(len(passed)) if index not in first]
     random.Random(seed).shuffle(others)
-    chosen = first + (others if count is None else others[: max(0, count - len(first))])
+    chosen = first + (others if n_kills is None else others[: max(0, n_kills - len(first))])
     tally = Kills()
     for index in chosen:
         url = trials.place(f"moment-{index}")
@@ -107,12 +109,12 @@ def moments_of(url: str) -> list[str]:
 
 def harvest_until(url: str, index: int) -> None:
     """Harvest, and die at moment number `index`."""
-    passed: list[str] = []
+    passed, lock = count(), threading.Lock()
 
     def watcher(name: str) -> None:
-        if len(passed) == index:
-            os.kill(os.getpid(), signal.SIGKILL)
-        passed.append(name)
+        with lock:
+            if next(passed) == index:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     moments.watch(watcher)
     small.harvest(url)
