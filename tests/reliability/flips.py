@@ -4,7 +4,7 @@ verifies; `repair` computes again only what is broken."""
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from conceptlab.store.verifying import Verdict, verify
 from tests.reliability import small
 
 TEXTS = 12  # a few shards
+WISH = replace(small.WISH, statistics=True)
+SHARDS_OWN = ("data", "statistics", "commit")  # what is computed again, not planned again
 LONG_FILE = 3 * BLOCK - 4096
 
 
@@ -35,32 +37,34 @@ class Damage:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.done.items())
-        return (
-            f"{self.done.total():,} ({kinds}), every one noticed by verify and by reading; {self.repaired:,} repaired"
-        )
+        mended = f"; {self.repaired:,} repaired to the same bytes" if self.repaired else ""
+        return f"{self.done.total():,} ({kinds}), every one noticed by verify and by reading{mended}"
 
 
 def make(folder: Path) -> Path:
-    """A store of a few shards."""
-    small.harvest(folder, texts=small.corpus(TEXTS))
+    """A store of a few shards, with statistics."""
+    small.harvest(folder, WISH, small.corpus(TEXTS))
     return folder
 
 
 def kinds(folder: Path) -> dict[str, str]:
     """One file of every kind: kind -> name."""
     names = LocalPlace(folder).names()
-    patterns = {"data": "acts/resid_post/1/000001", "tokens": "tokens/000001", "text": "text/000000", "plan table": "plan-",
+    patterns = {"data": "acts/resid_post/1/000001", "statistics": "stats/embed/000001",
+                "tokens": "tokens/000001", "text": "text/000000", "plan table": "plan-",
                 "commit": "commit/000001", "plan.json": "plan.json", "manifest": "manifest.json"}  # fmt: skip
     return {kind: next(name for name in names if name.startswith(start)) for kind, start in patterns.items()}
 
 
-def read_everything(folder: Path) -> None:
-    """A reading that verifies: every value, token and text."""
+def read_everything(folder: Path, statistics: bool = False) -> None:
+    """A reading that verifies: every value, token and text, and where asked the statistics."""
     store = Store.open(folder)
     for site in store.sites:
         for layer in site.layers or (None,):
             part = store.part(site.name, layer)
             assert len(part[:]) == store.plan.n_kept
+            if statistics:
+                store.statistics(site.name, layer)
     for shard in store.shards:
         store.tokens(shard)
     for doc in range(store.plan.n_docs):
@@ -75,7 +79,7 @@ def noticed(folder: Path, name: str) -> Verdict:
     assert any(name in text for text in named) or name in ("plan.json", "manifest.json"), (name, named)
     assert all("\n" not in str(fault) for fault in verdict.faults)
     try:
-        read_everything(folder)
+        read_everything(folder, statistics=name.startswith("stats/"))
     except ConceptlabError as error:
         assert "\n" not in str(error)
         return verdict
@@ -88,7 +92,8 @@ def flip(folder: Path, every: int = 1, seed: int = 0) -> Damage:
     for kind, name in kinds(folder).items():
         path = folder / name
         content = path.read_bytes()
-        for at in range(rng.randrange(every), len(content), every):
+        step = _step(kind, every)
+        for at in range(rng.randrange(step), len(content), step):
             changed = bytearray(content)
             changed[at] ^= rng.randrange(1, 256)
             path.write_bytes(changed)
@@ -105,7 +110,8 @@ def cut(folder: Path, every: int = 1, seed: int = 0) -> Damage:
     for kind, name in kinds(folder).items():
         path = folder / name
         content = path.read_bytes()
-        for length in sorted({0, len(content) - 1, *range(rng.randrange(every), len(content), every)}):
+        step = _step(kind, every)
+        for length in sorted({0, len(content) - 1, *range(rng.randrange(step), len(content), step)}):
             path.write_bytes(content[:length])
             noticed(folder, name)
             tally.done[kind] += 1
@@ -117,6 +123,11 @@ def cut(folder: Path, every: int = 1, seed: int = 0) -> Damage:
         path.write_bytes(content)
     assert verify(folder).whole
     return tally
+
+
+def _step(kind: str, every: int) -> int:
+    """Statistics are the largest file and the slowest to read: in short forms fewer of their bytes are tried."""
+    return 8 * every if kind == "statistics" and every > 1 else every
 
 
 def refused(folder: Path) -> None:
@@ -164,7 +175,7 @@ def repaired(folder: Path, count: int, seed: int = 0) -> Damage:
     expected = small.hashes(place)
     ways = _ways(rng)
     for number in range(count):
-        kind = list(kinds(folder))[number % 7]
+        kind = list(kinds(folder))[number % len(kinds(folder))]
         name = kinds(folder)[kind]
         path = folder / name
         untouched = {path: path.stat().st_mtime_ns for path in (folder / "commit").iterdir()}
@@ -173,14 +184,14 @@ def repaired(folder: Path, count: int, seed: int = 0) -> Damage:
         if kind == "manifest":
             with pytest.raises(InputError, match="run the harvest command"):
                 repair(folder, verdict, _model, _corpus)
-            assert small.harvest(folder, texts=small.corpus(TEXTS)) == []
+            assert small.harvest(folder, WISH, small.corpus(TEXTS)) == []
         else:
             broken = needed(verdict).recompute
-            assert broken == ((1,) if kind in ("data", "commit") else ()), (kind, broken)
+            assert broken == ((1,) if kind in SHARDS_OWN else ()), (kind, broken)
             assert repair(folder, verdict, _model, _corpus).whole
         assert small.hashes(place) == expected, kind
         same = {path for path, time in untouched.items() if path.stat().st_mtime_ns == time}
-        assert len(untouched) - len(same) == (kind in ("data", "commit")), kind
+        assert len(untouched) - len(same) == (kind in SHARDS_OWN), kind
         tally.done[kind] += 1
         tally.repaired += 1
     return tally

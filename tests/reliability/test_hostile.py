@@ -97,7 +97,7 @@ def test_another_model_in_memory_is_another_store(tmp_path: Path) -> None:
     other = load_model(module, tokenizer=tokenizer())
     before = small.hashes(LocalPlace(tmp_path))
     with pytest.raises(InputError, match="holds another store \\(revision was"):
-        open_harvest(other, small.corpus(flips.TEXTS), tmp_path, small.WISH)
+        open_harvest(other, small.corpus(flips.TEXTS), tmp_path, flips.WISH)
     assert small.hashes(LocalPlace(tmp_path)) == before
 
 
