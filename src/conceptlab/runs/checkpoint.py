@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from conceptlab.errors import InputError, RunError
 from conceptlab.runs.durable import listing, read_record, sync, sync_all, write_record
 from conceptlab.runs.failures import as_run_error
+from conceptlab.runs.sealed import difference
 
 SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,150}")
@@ -66,7 +67,7 @@ class Checkpoint:
         if record is None:
             write_record(self.folder / "run.json", self.key)
         elif record != self.key:
-            raise InputError(f"{self.folder} holds another run ({_difference(record, self.key)}); choose another --out")
+            raise InputError(f"{self.folder} holds another run ({difference(record, self.key)}); choose another --out")
         for partial in (self.folder / "parts").glob(".*.partial"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
@@ -140,13 +141,3 @@ def _disk(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise as_run_error(error) or RunError(f"{where}: {error.strerror or error}; choose another folder") from error
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} was {_short(old.get(name))}, now {_short(new.get(name))}" for name in changed[:3])
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

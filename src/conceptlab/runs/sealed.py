@@ -35,5 +35,16 @@ def record_id(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(_bytes(json.loads(json.dumps(record)))).hexdigest()
 
 
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first few fields that differ, in words."""
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {_short(old.get(name))}, now {_short(new.get(name))}" for name in changed[:3])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 48 else f"{text[:47]}…"
+
+
 def _bytes(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()

@@ -6,7 +6,7 @@ from typing import Any
 
 from conceptlab.errors import InputError, ResultError
 from conceptlab.runs.place import Place
-from conceptlab.runs.sealed import Damaged, record_id, seal, unseal
+from conceptlab.runs.sealed import Damaged, difference, record_id, seal, unseal
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -150,14 +150,3 @@ def agree(place: Place, wanted: Manifest, planned: str | None) -> Manifest:
             f"{place.url} holds another store ({difference(found.key, wanted.key)}); choose another folder"
         )
     return found
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first few fields that differ, in words."""
-    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} was {_short(old.get(name))}, now {_short(new.get(name))}" for name in changed[:3])
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 48 else f"{text[:47]}…"
