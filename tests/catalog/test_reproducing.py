@@ -10,9 +10,10 @@ import xarray as xr
 
 from catalog.tiny_recipe import ID, put, recipe_folder
 from conceptlab.catalog import full_record, recipes, reproduce, save_reproduction
-from conceptlab.catalog.saving import file_name, plain
+from conceptlab.catalog.saving import plain
 from conceptlab.errors import InputError, ResultError, RunError
 from conceptlab.results import Scores, Units
+from conceptlab.results.saving import file_name
 
 __all__ = ["recipe_folder"]
 

@@ -1,7 +1,5 @@
 """What a run will cost, from a short calibration on the user's own rows."""
 
-import resource
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import torch
 from conceptlab.atlas.reading import locate
 from conceptlab.numerics.linear_fit import fit_columns, rotate
 from conceptlab.runs import Estimate
+from conceptlab.runs.estimate import resident_bytes
 
 if TYPE_CHECKING:
     from conceptlab.data import ConceptSet
@@ -55,9 +54,3 @@ def _peak_bytes(model: "Model", concepts: "ConceptSet") -> int:
     order), the batches of replays and the script of the report."""
     row = 4 * ((model.n_layers + 1) * model.d_model * 3 + model.n_layers * (model.d_model + model.d_mlp))
     return int(resident_bytes() + REPLAYS_AND_REPORT + 2 * max(c.n for c in concepts) * row)
-
-
-def resident_bytes() -> int:
-    """The most memory that this process has held so far (kilobytes on Linux, bytes on macOS)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -6,7 +6,6 @@ reproduction.json   written last: claim, findings beside their controls, setting
 """
 
 import math
-import re
 from collections.abc import Mapping
 from json import dumps
 from pathlib import Path
@@ -29,7 +28,7 @@ def full_record(reproduction: "Reproduction", recipe: Recipe) -> dict[str, Any]:
 
 def save_reproduction(reproduction: "Reproduction", recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Write the folder; the record that was written. Raises RunError when the disk refuses."""
-    from conceptlab.results.saving import write_bytes
+    from conceptlab.results.saving import file_name, write_bytes
 
     saved, drawn = [], []
     try:
@@ -50,11 +49,6 @@ def save_reproduction(reproduction: "Reproduction", recipe: Recipe, folder: Path
     record = {**full_record(reproduction, recipe), "results": saved, "charts": drawn}
     write_bytes(folder / RECORD, dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode())
     return record
-
-
-def file_name(name: str) -> str:
-    """A result's name as a file name: no separators, nothing hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "result"
 
 
 def plain(value: Any) -> Any:

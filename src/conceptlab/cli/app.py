@@ -151,6 +151,7 @@ def neurons(
     model: str,
     *,
     detector: str | None = None,
+    data: Path | None = None,
     out: Path | None = None,
     top: int = 20,
     seed: int = 0,
@@ -165,6 +166,9 @@ def neurons(
         A Hugging Face id or a local folder.
     detector
         Names of detectors, comma separated. Default: all; those that cannot ask this model are named.
+    data
+        Labelled texts, in the form of conceptlab map --concepts: the detector expert ranks the neurons of every concept in them
+        (of every class, where there are more than two) by average precision, from one pass over the texts.
     out
         Folder for the rankings and their pictures. Default: ./conceptlab-findings/<model>-neurons.
     top
@@ -174,7 +178,7 @@ def neurons(
     """
     from conceptlab.cli.finding import run_find
 
-    return run_find("neuron", model, detector, out, top, seed, loading, output)
+    return run_find("neuron", model, detector, out, top, seed, loading, output, data=data)
 
 
 @models.command

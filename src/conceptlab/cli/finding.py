@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from conceptlab.errors import InputError
 
 if TYPE_CHECKING:
     from conceptlab.find.detector import Found
+    from conceptlab.find.neurons.expert_neurons import Labelled
     from conceptlab.model import Model
     from conceptlab.results import Scores, Units
+    from conceptlab.runs import Estimate, Progress
 
 HOME = Path("conceptlab-findings")
 RECORD = "found.json"
@@ -34,19 +37,21 @@ def run_find(  # noqa: PLR0913 - one argument a group of options
     output: OutputOptions,
     *,
     atlas: bool = False,
+    data: Path | None = None,
 ) -> int:
-    """Run detectors of heads or neurons on one model; names are checked before it is loaded.
+    """Run detectors of heads or neurons on one model; names and data are checked before it is loaded.
 
-    `atlas`: draw up the head atlas, too.
+    `atlas`: draw up the head atlas, too. `data`: labelled texts, whose concepts' expert neurons are ranked.
     """
     names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
     if not 1 <= top <= 1000:
         raise InputError(f"--top {str(top)[:30]} is out of range; use 1 to 1000")
     check_names(kind, names)
+    labelled = _labelled(names, data)
     folder = out or HOME / f"{Path(source).name}-{kind}s"
     check_folder(folder)
     model = open_model(source, loading, seed=seed)
-    found, made = _found(kind, model, names, seed, output, atlas=atlas)
+    found, made = _found(kind, model, names, seed, output, atlas=atlas, labelled=labelled)
     record = save_found(found, folder, kind, top, made)
     if output.json:
         sys.stdout.write(json.dumps({**record, "out": str(folder)}, allow_nan=False) + "\n")
@@ -72,35 +77,88 @@ def _home(kind: str) -> Any:
 
 
 def _found(  # noqa: PLR0913 - what is asked of whom
-    kind: str, model: "Model", names: list[str] | None, seed: int, output: OutputOptions, *, atlas: bool
-) -> tuple["Found", "Scores | None"]:
+    kind: str, model: "Model", names: list[str] | None, seed: int, output: OutputOptions, *, atlas: bool,
+    labelled: "Labelled | None",
+) -> tuple["Found", "Scores | None"]:  # fmt: skip
     from conceptlab.runs import Progress, interruptible
+
+    quiet = output.quiet or output.json
 
     with (
         interruptible("nothing was written; name fewer detectors with --detector"),
-        Progress(quiet=output.quiet or output.json) as progress,
+        Progress(quiet=quiet) as progress,
     ):
-        if not atlas:
-            return getattr(_home(kind), f"find_{kind}s")(model, names, seed=seed, progress=progress), None
-        from conceptlab.find.heads.find_heads import find_heads
+        if kind == "neuron":
+            return _neurons(model, names, seed, labelled, progress, quiet=quiet), None
+        from conceptlab.find.cost import estimate_heads
+        from conceptlab.find.heads.find_heads import DETECTORS, find_heads
         from conceptlab.find.heads.head_atlas import head_atlas
         from conceptlab.find.heads.survey import HeadSurvey
 
         survey = HeadSurvey(model, seed=seed)
+        if not quiet:  # the estimate costs a few forwards of its own
+            _say(lambda: estimate_heads(survey, names or list(DETECTORS), atlas=atlas), progress)
         found = find_heads(model, names, survey=survey, progress=progress)
-        return found, head_atlas(model, survey=survey, found=found, progress=progress)
+        return found, head_atlas(model, survey=survey, found=found, progress=progress) if atlas else None
+
+
+def _neurons(  # noqa: PLR0913 - what is asked of whom
+    model: "Model",
+    names: list[str] | None,
+    seed: int,
+    labelled: "Labelled | None",
+    progress: "Progress",
+    *,
+    quiet: bool,
+) -> "Found":
+    """Neurons by each detector and, where there are labels, by each concept."""
+    from conceptlab.find.cost import estimate_neurons
+    from conceptlab.find.neurons.find_neurons import DETECTORS, by_concept, find_neurons
+    from conceptlab.find.neurons.survey import NeuronSurvey
+
+    survey = NeuronSurvey(model, seed=seed, labelled=labelled)
+    asked = names if labelled is None else by_concept(names, labelled)
+    if not quiet:
+        _say(lambda: estimate_neurons(survey, asked or list(DETECTORS)), progress)
+    return find_neurons(model, asked, survey=survey, progress=progress)
+
+
+def _say(estimate: "Callable[[], Estimate]", progress: "Progress") -> None:
+    """The estimate as a line; where the model cannot be tried, the detectors say why."""
+    from conceptlab.errors import ConceptlabError
+
+    with suppress(ConceptlabError):
+        progress.say(str(estimate()))
+
+
+def _labelled(names: list[str] | None, data: Path | None) -> "Labelled | None":
+    """The labelled texts of a file. Raises InputError where they are missing or nobody asks for them, DataError for a bad file."""
+    if data is None:
+        if names is not None and "expert" in names:
+            raise InputError("the detector expert needs labelled texts; name their file with --data")
+        return None
+    if names is not None and "expert" not in names:
+        raise InputError(f"--data is read by the detector expert alone; add it to --detector {','.join(names)}")
+    from conceptlab.data import read_concepts
+    from conceptlab.find.neurons.concept_experts import labelled_concepts
+
+    found = labelled_concepts(read_concepts(data))
+    if not found.names:
+        raise InputError(f"{data}: every concept is graded; expert neurons are asked for classes, so label some")
+    return found
 
 
 def save_found(found: "Found", folder: Path, kind: str, top: int, atlas: "Scores | None" = None) -> dict[str, Any]:
     """Write every ranking and the atlas, if any, with their pictures and, last, found.json, which is also returned."""
     from conceptlab.catalog.saving import plain
     from conceptlab.plot import chart_of
-    from conceptlab.results.saving import write_bytes
+    from conceptlab.results.saving import file_names, write_bytes
 
+    places = file_names(found.units)
     record = plain(
         {
             "kind": kind,
-            "detectors": {name: _best(units, top) for name, units in found.units.items()},
+            "detectors": {name: {**_best(units, top), "folder": places[name]} for name, units in found.units.items()},
             "skipped": dict(found.skipped),
             **({} if atlas is None else {"atlas": _atlas_record(atlas)}),
         }
@@ -111,7 +169,7 @@ def save_found(found: "Found", folder: Path, kind: str, top: int, atlas: "Scores
     for name, units in found.units.items():
         chart = chart_of(units)
         if chart is not None:
-            chart.save(folder / f"{name}.png")
+            chart.save(folder / f"{places[name]}.png")
     if atlas is not None:
         atlas.save(folder / "atlas")
         chart = chart_of(atlas)

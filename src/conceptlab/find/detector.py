@@ -16,6 +16,7 @@ from conceptlab.evidence import pooled_p, q_values
 from conceptlab.model import Batch, Model
 from conceptlab.model.metric import Metric
 from conceptlab.results import Provenance, Units
+from conceptlab.results.saving import file_names
 from conceptlab.runs import SILENT, Progress
 
 Kind = Literal["head", "neuron"]
@@ -84,9 +85,9 @@ class Found:
     skipped: Mapping[str, str]
 
     def save(self, folder: Path | str) -> None:
-        """Write every ranking into a folder of its own."""
-        for name, units in self.units.items():
-            units.save(Path(folder) / name)
+        """Write every ranking into a folder of its own (`file_names` of the detectors' names)."""
+        for name, where in file_names(self.units).items():
+            self.units[name].save(Path(folder) / where)
 
 
 def ranked(kind: Kind, scored: Scored, provenance: Provenance) -> Units:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,25 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
         ) from error
+
+
+def file_name(name: str) -> str:
+    """A result's name as a file name: no separators, nothing hidden."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "result"
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """File names of all of `names`, no two alike (nor by the case of letters)."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        base = chosen = file_name(name)
+        at = 2
+        while chosen.lower() in taken:
+            chosen, at = f"{base}-{at}", at + 1
+        taken.add(chosen.lower())
+        found[name] = chosen
+    return found
 
 
 def save_result(

@@ -1,5 +1,7 @@
 """Estimate: what a run will cost, said before it starts."""
 
+import resource
+import sys
 from dataclasses import dataclass
 
 
@@ -33,3 +35,9 @@ def size(n_bytes: float) -> str:
         if n_bytes >= 0.9995 * scale:
             return f"{n_bytes / scale:.1f} {unit}" if unit != "MB" else f"{n_bytes / scale:.0f} {unit}"
     return f"{max(n_bytes / 1e3, 1):.0f} kB"
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has held so far (kilobytes on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -9,7 +9,7 @@ Cost: one forward of the texts; what is kept is texts x neurons; a sort a neuron
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from conceptlab.errors import InputError
-from conceptlab.evidence import pooled_p, q_values
+from conceptlab.evidence import permuted_labels, pooled_p, q_values
 from conceptlab.find.detector import DRAWS, Detector, Scored
 from conceptlab.find.neurons.survey import NeuronSurvey
 from conceptlab.model import Model
@@ -38,12 +38,19 @@ SITE, AT_ONCE = "mlp_post", 64
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """`texts`, and for every concept which rows are `positive` and which count at all (`valid`), both [row, concept]."""
+    """`texts`, and for every concept which rows are `positive` and which count at all (`valid`), both [row, concept].
+
+    `spans` are the characters of each text that are read (None: all of it; empty: all of every text), `groups` [row, concept] ids
+    of rows that are shuffled together (None: each alone), `refused` what else was asked for, and why it has no positives.
+    """
 
     texts: tuple[str, ...]
     names: tuple[str, ...]
     positive: np.ndarray
     valid: np.ndarray
+    spans: tuple[tuple[int, int] | None, ...] = ()
+    groups: np.ndarray | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, positives: Mapping[str, Sequence[str]], negatives: Sequence[str]) -> "Labelled":
@@ -81,7 +88,7 @@ def expert_neurons(
     """
     before = model.forwards
     layers = list(model.layers_with(SITE))
-    highest, lowest = pooled_responses(model, labelled.texts, lowest=inverted, progress=progress)
+    highest, lowest = pooled_responses(model, labelled.texts, labelled.spans, lowest=inverted, progress=progress)
     real, null, sign, auc = _scores(highest, lowest, labelled, n_random, seed)
     n_concepts = len(labelled.names)
     p = np.stack([pooled_p(real[k], null[:, k]) for k in range(n_concepts)])
@@ -118,16 +125,24 @@ def experts_of(scores: Scores, concept: str, *, most: int | None = None) -> list
 
 @torch.no_grad()
 def pooled_responses(
-    model: Model, texts: Sequence[str], *, lowest: bool = True, progress: Progress = SILENT
+    model: Model,
+    texts: Sequence[str],
+    spans: Sequence[tuple[int, int] | None] = (),
+    *,
+    lowest: bool = True,
+    progress: Progress = SILENT,
 ) -> tuple[Tensor, Tensor | None]:
-    """Largest and (where asked) smallest activation over each text's tokens, [text, layer, neuron]."""
+    """Largest and (where asked) smallest activation over each text's tokens (those of its span, if it has one), [text, layer,
+    neuron]."""
     batch, layers = model.encode(list(texts)), model.layers_with(SITE)
+    within = batch.positions_of(spans) if any(spans) else []
+    read = [at if span else list(range(n)) for at, span, n in zip(within, spans, batch.lengths, strict=False)]
     shape = (len(batch), len(layers), int(model.tap(SITE, (layers or (0,))[0]).width or 0))
     top, low = torch.empty(shape), torch.empty(shape) if lowest else None
     with progress.task("texts", total=len(batch)) as task:
         for begin in range(0, len(batch), AT_ONCE):
             rows = list(range(begin, min(begin + AT_ONCE, len(batch))))
-            found = model.capture(batch.select(rows), SITE, positions="all")
+            found = model.capture(batch.select(rows), SITE, positions=[read[row] for row in rows] if read else "all")
             values, row = found[SITE].float().cpu(), torch.from_numpy(found.row)
             index = row[:, None, None].expand_as(values)
             for into, how in ((top, "amax"), (low, "amin")):
@@ -144,20 +159,30 @@ def _scores(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Average precision [concept, unit], the same under shuffled labels [draw, concept, unit], sign, and AUC of the
     response."""
-    rng, parts = np.random.default_rng(seed), []
-    for k in range(len(labelled.names)):
-        rows = np.flatnonzero(labelled.valid[:, k])
-        own = labelled.positive[rows, k]
-        labels = torch.from_numpy(np.stack([own, *(rng.permutation(own) for _ in range(n_random))], 1))
-        every = torch.ones_like(labels)
-        up = average_precision(highest[rows].flatten(1), labels, every)
-        ap, sign = up.ap.numpy(), np.ones(up.ap.shape[1], dtype=int)
-        if lowest is not None:
-            down = average_precision(-lowest[rows].flatten(1), labels, every).ap.numpy()
-            sign, ap = np.where(down[0] > ap[0], -1, 1), np.maximum(ap, down)
-        parts.append((ap[0], ap[1:], sign, up.auc[0].numpy()))
+    rng = np.random.default_rng(seed)
+    parts = [concept_scores(highest, lowest, labelled, k, n_random, rng) for k in range(len(labelled.names))]
     real, null, sign, auc = zip(*parts, strict=True)
     return np.stack(real), np.stack(null, 1), np.stack(sign), np.stack(auc)
+
+
+def concept_scores(  # noqa: PLR0913 - responses, whose labels, and how they are shuffled
+    highest: Tensor, lowest: Tensor | None, labelled: Labelled, k: int, n_random: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The same of one concept: [unit], [draw, unit], [unit], [unit]."""
+    rows = np.flatnonzero(labelled.valid[:, k])
+    own = labelled.positive[rows, k]
+    if labelled.groups is None:
+        shuffled = np.stack([rng.permutation(own) for _ in range(n_random)])
+    else:
+        shuffled = permuted_labels(own, labelled.groups[rows, k], n_random, int(rng.integers(2**31)))
+    labels = torch.from_numpy(np.concatenate([own[None], shuffled]).T.copy())
+    every = torch.ones_like(labels)
+    up = average_precision(highest[rows].flatten(1), labels, every)
+    ap, sign = up.ap.numpy(), np.ones(up.ap.shape[1], dtype=int)
+    if lowest is not None:
+        down = average_precision(-lowest[rows].flatten(1), labels, every).ap.numpy()
+        sign, ap = np.where(down[0] > ap[0], -1, 1), np.maximum(ap, down)
+    return ap[0], ap[1:], sign, up.auc[0].numpy()
 
 
 def expert(survey: NeuronSurvey) -> Scored:
@@ -165,10 +190,10 @@ def expert(survey: NeuronSurvey) -> Scored:
     labels."""
     if survey.labelled is None:
         raise InputError(
-            "expert needs labelled texts; from Python: find_neurons(model, survey=NeuronSurvey(model, labelled=...))"
+            "expert needs labelled texts: --data FILE, or from Python find_neurons(model, survey=NeuronSurvey(model, labelled=...))"
         )
     model, labelled = survey.model, survey.labelled
-    highest, lowest = pooled_responses(model, labelled.texts)
+    highest, lowest = survey.responses
     real, null, _, _ = _scores(highest, lowest, labelled, DRAWS, survey.seed)
     score = np.full((model.n_layers, model.d_mlp), np.nan)
     drawn = np.full((DRAWS, model.n_layers, model.d_mlp), np.nan)

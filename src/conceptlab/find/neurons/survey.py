@@ -48,6 +48,15 @@ class NeuronSurvey:
         return end_gain(self.model, fold=self.fold)
 
     @cached_property
+    def responses(self) -> "tuple[Tensor, Tensor | None]":
+        """Largest and smallest activation over each labelled text, [text, layer, neuron]: all that is kept of one pass. Raises
+        SiteError where no layer has neurons."""
+        from conceptlab.find.neurons.expert_neurons import pooled_responses
+
+        given = self.labelled
+        return pooled_responses(self.model, given.texts, given.spans) if given else pooled_responses(self.model, ())
+
+    @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of tokens should know."""
         counts = self.vocabulary.to_record()
