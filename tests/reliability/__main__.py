@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.reliability import faults, flips, hostile, kills, objects, page, writers
+from tests.reliability import faults, flips, hostile, kills, objects, page, repairs, writers
 from tests.reliability.fork_server import ForkServer
 
 Bar = Callable[[Path, float], object]
@@ -64,7 +64,7 @@ def long_files(base: Path, scale: float) -> object:
     return flips.long_file(base / "store", max(10, round(1000 * scale)))
 
 
-def repairs(base: Path, scale: float) -> object:
+def whole_repairs(base: Path, scale: float) -> object:
     """damage repaired to the same bytes"""
     return flips.repaired(flips.make(base / "store"), max(7, round(210 * scale)))
 
@@ -85,6 +85,18 @@ def threads(base: Path, scale: float) -> object:
     """threads of one process on one store"""
     with trials(base) as given:
         return writers.threads(given, 8)
+
+
+def interrupts(base: Path, scale: float) -> object:
+    """Ctrl-C at random moments"""
+    with trials(base) as given:
+        return repairs.interrupted(given, round(100 * scale))
+
+
+def killed_repairs(base: Path, scale: float) -> object:
+    """repairs of one to three damaged files killed at random moments"""
+    with trials(base) as given:
+        return repairs.killed_repairs(given, round(200 * scale), base)
 
 
 def hostile_records(base: Path, scale: float) -> object:
@@ -119,8 +131,9 @@ def many_uploaders(base: Path, scale: float) -> object:
 BARS: dict[str, Bar] = {
     bar.__name__: bar
     for bar in (
-        random_kills, named_kills, kills_at_calls, failing_calls, flipped_bytes, cut_files, long_files, repairs, many_starts,
-        two_writers, threads, hostile_records, killed_uploads, named_uploads, two_uploaders, many_uploaders,
+        random_kills, named_kills, kills_at_calls, interrupts, failing_calls, flipped_bytes, cut_files, long_files, whole_repairs,
+        killed_repairs, many_starts, two_writers, threads, hostile_records, killed_uploads, named_uploads, two_uploaders,
+        many_uploaders,
     )
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from tests.reliability.kills import Kills, Trials
 
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EACCES")
 STAYING = ("ENOSPC", "EROFS")
-CALLS = ("open", "mkdir", "link", "unlink", "rename", "replace", "rmdir", "fsync", "fchmod", "stat", "scandir")
+CALLS = ("open", "mkdir", "link", "unlink", "rename", "replace", "rmdir", "fsync", "stat", "scandir")
 REAL = {name: getattr(os, name) for name in CALLS}
 REAL_OPEN = io.open
 

@@ -7,7 +7,7 @@ import pytest
 
 from conceptlab.runs import moments
 from conceptlab.runs.place import LocalPlace
-from tests.reliability import faults, kills, small, whole, writers
+from tests.reliability import faults, kills, repairs, small, whole, writers
 from tests.reliability.kills import Trials
 
 Say = Callable[[object], None]
@@ -27,6 +27,12 @@ def test_a_disk_that_refuses_is_one_line_and_the_harvest_goes_on(trials: Trials,
     tally = faults.at_every_call(trials, 16)
     say(tally)
     assert tally.failures == 16 and tally.one_line > 8
+
+
+def test_a_harvest_or_a_repair_that_is_stopped_goes_on(trials: Trials, tmp_path: Path, say: Say) -> None:
+    for tally in (repairs.interrupted(trials, 3), repairs.killed_repairs(trials, 3, tmp_path)):
+        say(tally)
+        assert tally.stopped == 3
 
 
 def test_writers_on_one_store_share_the_work(trials: Trials, say: Say) -> None:

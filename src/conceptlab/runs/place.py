@@ -5,8 +5,8 @@ nothing); `create` is for records that must exist once: the second writer is tol
 """
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -133,12 +133,11 @@ class LocalPlace:
         with disk(final):
             _make(final.parent)
             _make(drafts)
-            handle, draft = tempfile.mkstemp(dir=drafts, prefix="record-")
+            draft = drafts / f"record-{secrets.token_hex(16)}"
             try:
-                with os.fdopen(handle, "wb") as file:
+                with draft.open("xb") as file:
                     file.write(content)
                     file.flush()
-                    os.fchmod(file.fileno(), 0o644)
                     os.fsync(file.fileno())
                 moment("commit drafted")
                 os.link(draft, final)  # fails where the name exists, unlike rename
@@ -147,7 +146,7 @@ class LocalPlace:
                 return False
             finally:
                 with suppress(OSError):
-                    os.unlink(draft)
+                    draft.unlink()
             sync(final.parent)
         moment("commit written")
         return True
