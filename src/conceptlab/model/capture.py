@@ -1,6 +1,6 @@
 """Read sites: only those asked for, only at the positions asked for, only real tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,20 @@ from conceptlab.errors import SiteError
 from conceptlab.model.held import Held, holdable
 from conceptlab.model.instrument import Instrument, Visit
 from conceptlab.model.layout import Layout, Positions
+
+ENDS = ("embed", "final_norm", "logits")
+
+
+def asked_layers(
+    sites: str | Sequence[str] | Mapping[str, Sequence[int]],
+    layers: Sequence[int] | None,
+    layers_with: Callable[[str], tuple[int, ...]],
+) -> dict[str, tuple[int, ...]]:
+    """The layers of every asked site, none for an end of the stream; by default all that have the site."""
+    if isinstance(sites, Mapping):
+        return {name: () if name in ENDS else tuple(chosen) for name, chosen in sites.items()}
+    names = [sites] if isinstance(sites, str) else sites
+    return {name: () if name in ENDS else tuple(layers_with(name) if layers is None else layers) for name in names}
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from conceptlab.errors import ModelError, SiteError
 from conceptlab.model.anatomy import Stack
 from conceptlab.model.attention_edits import scores_visit
 from conceptlab.model.batch import Batch, input_device
-from conceptlab.model.capture import Activations, Collector
+from conceptlab.model.capture import ENDS, Activations, Collector, asked_layers
 from conceptlab.model.edits import edit_visit
 from conceptlab.model.instrument import Instrument, StopForward
 from conceptlab.model.layout import Positions
@@ -25,7 +25,6 @@ from conceptlab.results import SITES, Edit
 from conceptlab.results.edit import AT_SCORES
 
 Texts = str | Sequence[str] | Batch
-ENDS = ("embed", "final_norm", "logits")
 
 
 class Model:
@@ -227,7 +226,7 @@ class Model:
         together, at most `max_tokens` padded tokens a forward; blocks above the last one asked for and, unless asked, the
         unembedding are not run. Raises SiteError where the model lacks a site.
         """
-        wanted = self._wanted(sites, layers)
+        wanted = asked_layers(sites, layers, self.layers_with)
         for name, chosen in wanted.items():
             for layer in chosen or (0,):
                 self.tap(name, layer)
@@ -249,17 +248,6 @@ class Model:
                 while collector.spoilt():
                     self._forward(inputs, stop_after=self._last_block(wanted), chunk=chunk)
         return Activations(collector.values, row, position, {n: c for n, c in wanted.items() if n not in ENDS})
-
-    def _wanted(
-        self, sites: str | Sequence[str] | Mapping[str, Sequence[int]], layers: Sequence[int] | None
-    ) -> dict[str, tuple[int, ...]]:
-        """The layers of every asked site, none for an end of the stream."""
-        if isinstance(sites, Mapping):
-            return {name: () if name in ENDS else tuple(chosen) for name, chosen in sites.items()}
-        names = [sites] if isinstance(sites, str) else sites
-        return {
-            name: () if name in ENDS else tuple(self.layers_with(name) if layers is None else layers) for name in names
-        }
 
     def _capture_inputs(
         self, inputs: Mapping[str, Tensor], wanted: dict[str, tuple[int, ...]], positions: Positions, keep_graph: bool
