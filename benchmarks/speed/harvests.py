@@ -1,0 +1,257 @@
+"""A harvest beside the bare forward over the same packed tokens; its disk, its memory, reading it back, and more workers.
+
+Minimal work: the forward itself (a harvest of the stream needs no unembedding), one copy of every value to the disk (GPT-2-small
+size, 13 streams: 40 kB a token), and two sha256 over it on the writer's thread. Times are by the clock on the wall, since the
+writer's work does not show in the main thread's; so they need a quiet machine.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from conceptlab.data.corpus import TextList
+from conceptlab.model import Model, load_model
+from conceptlab.runs.job import work
+from conceptlab.runs.launch import in_process, processes
+from conceptlab.store import Harvest, Store, Wish, open_harvest
+from conceptlab.store.harvesting import job_of
+from conceptlab.store.streaming import Shuffled
+
+from . import saelens
+from .models import make_module, word_tokenizer
+from .pairs import Timing, interval
+from .table import Row, timed
+
+CONTEXT, BATCH, SHARD = 256, 2048, 8192
+GROUP = "Harvest (gpt2 size, stream of 12 layers and embedding, to local disk; the bare forward of the same tokens = 1)"
+
+
+def harvest_rows(*, tiny: bool = False, pairs: int = 5) -> list[Row]:
+    """Every bar of the store that a clock or a scale can show."""
+    with scratch() as folder:
+        model = subject(tiny)
+        shard = 512 if tiny else SHARD
+        rows = [cost_row(model, folder, 2 if tiny else pairs, shard), disk_row(folder)]
+        rows += reading_rows(folder, times=1 if tiny else 3)
+        if not tiny:  # these start processes, which tests/ do for their own reasons
+            rows += [one_layer_row(model, folder), *peer_row(), *memory_rows(folder), *worker_rows(folder)]
+    return rows
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on the disk that is measured, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="harvest-bench-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def subject(tiny: bool) -> Model:
+    """A random model of GPT-2-small's size with a tokenizer of one token a word."""
+    module = make_module("gpt2", tiny=tiny)
+    return load_model(module, tokenizer=word_tokenizer(module.config.vocab_size))  # type: ignore[union-attr, arg-type]
+
+
+def texts(model: Model, n_tokens: int, seed: int = 0) -> TextList:
+    """Documents of 60 to 600 words."""
+    rng = np.random.default_rng(seed)
+    found, held = [], 0
+    while held < n_tokens:
+        length = int(rng.integers(60, 600))
+        found.append(" ".join(f"w{i}" for i in rng.integers(1, model.module.config.vocab_size, length)))  # type: ignore[union-attr]
+        held += length
+    return TextList(tuple(found))
+
+
+def planned(model: Model, folder: Path, n_tokens: int, *, threads: int | None = None, shard: int = SHARD) -> Harvest:
+    """A plan of about so many tokens, packed."""
+    wish = Wish(("resid_post", "embed"), context=CONTEXT, batch_tokens=BATCH, shard_tokens=shard, threads=threads)
+    return open_harvest(model, texts(model, n_tokens), folder, wish)
+
+
+def cost_row(model: Model, folder: Path, pairs: int, shard_tokens: int) -> Row:
+    """One shard at a time, between two bare forwards over the tokens of that shard."""
+    harvest = planned(model, folder / "cost", (pairs + 1) * shard_tokens, shard=shard_tokens)
+    steps = work(harvest.worker)
+    next(steps)  # warms up
+    store = Store.open(harvest.place.url)
+    around, mine = [bare_seconds(model, store, 1)], []
+    for shard in range(1, pairs + 1):
+        start = time.perf_counter()
+        report = next(steps)
+        mine.append((time.perf_counter() - start, report["waited"]))
+        around.append(bare_seconds(model, store, min(shard + 1, harvest.plan.n_shards - 1)))
+    steps.close()
+    beside = (np.array(around[:-1]) + np.array(around[1:])) / 2
+    found = np.array([seconds for seconds, _ in mine]) / beside
+    timing = Timing(float(np.median(found)), *interval(found), float(np.median(found)), len(found))
+    waited = 100 * sum(w for _, w in mine) / sum(s for s, _ in mine)
+    return timed(
+        GROUP, "harvest, planning aside", timing, target=1.10, note=f"waited for the disk {waited:.0f} % of the time"
+    )
+
+
+def one_layer_row(model: Model, folder: Path) -> Row:
+    """One layer of the stream, as the peer can store it; blocks above it are not run."""
+    wish = Wish((f"L{saelens.LAYER}.resid_post",), context=CONTEXT, batch_tokens=BATCH, shard_tokens=SHARD)
+    harvest = open_harvest(model, texts(model, 4 * SHARD, seed=1), folder / "one-layer", wish)
+    steps = work(harvest.worker)
+    next(steps)
+    store = Store.open(harvest.place.url)
+    around, mine = [bare_seconds(model, store, 1)], []
+    for shard in range(1, 4):
+        start = time.perf_counter()
+        next(steps)
+        mine.append(time.perf_counter() - start)
+        around.append(bare_seconds(model, store, shard))
+    steps.close()
+    found = np.array(mine) / ((np.array(around[:-1]) + np.array(around[1:])) / 2)
+    timing = Timing(float(np.median(found)), *interval(found), float(np.median(found)), len(found))
+    return timed(GROUP, f"one layer ({saelens.LAYER}) alone", timing, note="blocks above it are not run")
+
+
+def peer_row() -> list[Row]:
+    """The peer's runner for one layer; all 13 parts take it as many runs, which are counted and not measured."""
+    found = saelens.measured()
+    if "error" in found:
+        return [Row(GROUP, "SAELens' cache runner", "", note=str(found["error"]))]
+    ratios = np.array(found["ratios"])
+    timing = Timing(float(np.median(ratios)), *interval(ratios), float(np.median(ratios)), len(ratios))
+    note = f"one hook point a run: 13 runs, {13 * timing.value:.0f} bare forwards, for what the first row stores in one"
+    return [timed(GROUP, f"SAELens {found['version']}, cache runner, layer {saelens.LAYER} alone", timing, note=note)]
+
+
+def bare_seconds(model: Model, store: Store, shard: int) -> float:
+    """Seconds of the bare module over the rows of one shard in the same batches, with its logits as it comes."""
+    rows = [ids for ids in store.tokens(shard).ids if len(ids) == CONTEXT]
+    per = BATCH // CONTEXT
+    start = time.perf_counter()
+    with torch.no_grad():
+        for at in range(0, len(rows), per):
+            ids = torch.from_numpy(np.stack(rows[at : at + per])).long()
+            model.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return time.perf_counter() - start
+
+
+def disk_row(folder: Path) -> Row:
+    """Bytes of the whole store over those of its values."""
+    store = Store.open(folder / "cost")
+    values = len(store) * 13 * int(np.prod(store.sites[0].shape)) * 4
+    held = sum(path.stat().st_size for path in (folder / "cost").rglob("*") if path.is_file())
+    planned_only = store.plan.n_tokens / max(
+        1, len(store)
+    )  # tokens of shards that were not computed are on the disk, too
+    share = held / values
+    note = f"{held / 1e6:,.0f} MB; tokens, text and records of {planned_only:.1f} times the tokens are in it"
+    return Row(GROUP, "bytes on disk over bytes of values", f"{share:.4f}", share, None, 1.02, "", note)
+
+
+def reading_rows(folder: Path, times: int) -> list[Row]:
+    """Shuffled reading for training beside reading the same files in order, both with a cold page cache."""
+    store_folder = folder / "cost"
+    files = sorted((store_folder / "acts" / "resid_post").rglob("*.safetensors"))
+    size = sum(path.stat().st_size for path in files)
+    parts = [("resid_post", layer) for layer in range(12)]
+    rows = []
+    for verify, cold in ((True, True), (False, True), (True, False)):
+        rates = []
+        for _ in range(times):
+            plain = rate(lambda: read_plainly(files), files, size, cold=cold)
+            ours = rate(lambda v=verify: read_ours(store_folder, parts, v), files, size, cold=cold)
+            rates.append((ours / plain, ours, plain))
+        share, ours, plain = (float(np.median(column)) for column in zip(*rates, strict=True))
+        what = f"shuffled reading, {'checked' if verify else 'unchecked'}, {'cold' if cold else 'warm'} page cache"
+        note = f"{ours / 1e6:,.0f} MB/s, a plain copy into memory {plain / 1e6:,.0f} MB/s; at least 0.8 wanted"
+        rows.append(
+            Row(GROUP, what, f"{share:.2f} of a plain read", -share, None, -0.8 if cold and verify else None, "", note)
+        )
+    return rows
+
+
+def rate(call: Callable[[], None], files: list[Path], size: int, *, cold: bool) -> float:
+    """Bytes a second."""
+    if cold:
+        for path in files:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    start = time.perf_counter()
+    call()
+    return size / (time.perf_counter() - start)
+
+
+def read_plainly(files: list[Path]) -> None:
+    """Every file into one buffer."""
+    buffer = bytearray(1 << 20)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def read_ours(folder: Path, parts: "list[tuple[str, int]]", verify: bool) -> None:
+    """One shuffled epoch over all layers."""
+    store = Store.open(folder, verify=verify)
+    for batch in Shuffled(store, parts, batch=1024, buffer_tokens=8192):  # type: ignore[arg-type]
+        del batch
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from benchmarks.speed.harvests import planned, subject
+from conceptlab.runs.job import work
+model = subject(False)
+harvest = planned(model, Path({folder!r}), {tokens}, shard=2048)
+for report in work(harvest.worker):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def memory_rows(folder: Path) -> list[Row]:
+    """Peak memory of a process that harvests a corpus, and of one that harvests ten times as much."""
+    peaks = []
+    for times in (1, 10):
+        script = MEMORY.format(folder=str(folder / f"memory-{times}"), tokens=times * 4_000)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    share = peaks[1] / peaks[0]
+    note = f"{peaks[0] / 1e6:,.0f} MB and {peaks[1] / 1e6:,.0f} MB; with the interpreter, torch and the model"
+    return [Row(GROUP, "peak memory with ten times the corpus", f"{share:.3f}", share, None, 1.05, "", note)]
+
+
+def worker_rows(folder: Path) -> list[Row]:
+    """One and two worker processes of one thread each, from the first finished shard to the last."""
+    model = subject(tiny=False)
+    source = folder / "model"
+    model.module.save_pretrained(source)  # type: ignore[operator]
+    model.tokenizer.save_pretrained(source)
+    model = load_model(str(source))
+    rates = []
+    for n_workers in (1, 2):
+        harvest = planned(model, folder / f"workers-{n_workers}", 12 * 2048, threads=1, shard=2048)
+        job = job_of(harvest, str(source), {})
+        rates.append(steady(processes(job, n_workers) if n_workers > 1 else in_process(job), n_workers))
+    share = rates[1] / rates[0]
+    note = f"{rates[0]:,.0f} and {rates[1]:,.0f} tokens/s on {os.cpu_count()} cores; at least 1.8 wanted on free cores"
+    return [Row(GROUP, "two local workers over one", f"{share:.2f} times", -share, None, -1.8, "", note)]
+
+
+def steady(reports: "Iterator[dict[str, float]]", n_workers: int) -> float:  # type: ignore[type-arg]
+    """Tokens a second once every worker has finished a shard."""
+    times, tokens = [], []
+    for report in reports:
+        times.append(time.perf_counter())
+        tokens.append(report["tokens"])
+    return sum(tokens[n_workers:]) / (times[-1] - times[n_workers - 1])
