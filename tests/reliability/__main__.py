@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.reliability import faults, flips, hostile, kills, objects, page, repairs, writers
+from tests.reliability import commands, faults, flips, hostile, kills, objects, page, repairs, writers
 from tests.reliability.fork_server import ForkServer
 
 Bar = Callable[[Path, float], object]
@@ -47,6 +47,12 @@ def failing_calls(base: Path, scale: float) -> object:
     """no space, I/O error, read-only, permission denied at every call"""
     with trials(base) as given:
         return faults.at_every_call(given, None if scale >= 1 else round(2000 * scale))
+
+
+def failing_commands(base: Path, scale: float) -> object:
+    """the same through the command line"""
+    with trials(base) as given:
+        return commands.at_every_call(given, base, round(200 * scale))
 
 
 def flipped_bytes(base: Path, scale: float) -> object:
@@ -131,8 +137,8 @@ def many_uploaders(base: Path, scale: float) -> object:
 BARS: dict[str, Bar] = {
     bar.__name__: bar
     for bar in (
-        random_kills, named_kills, kills_at_calls, interrupts, failing_calls, flipped_bytes, cut_files, long_files, whole_repairs,
-        killed_repairs, many_starts, two_writers, threads, hostile_records, killed_uploads, named_uploads, two_uploaders,
+        random_kills, named_kills, kills_at_calls, interrupts, failing_calls, failing_commands, flipped_bytes, cut_files,
+        long_files, whole_repairs, killed_repairs, many_starts, two_writers, threads, hostile_records, killed_uploads, named_uploads, two_uploaders,
         many_uploaders,
     )
 }  # fmt: skip

@@ -160,7 +160,7 @@ def at_every_call(trials: Trials, count: int | None = None, seed: int = 0) -> Fa
     calls = trials.server.run("tests.reliability.faults:calls_of", trials.place("calls")).checked()
     cases = [(at, error) for at in range(len(calls)) for error in ERRORS]
     tally = Failures()
-    for at, error in _drawn(cases, [calls[at] for at, _ in cases], count, seed):
+    for at, error in drawn(cases, [calls[at] for at, _ in cases], count, seed):
         url = trials.place(f"failing-{at}-{error}")
         outcome = trials.server.run("tests.reliability.faults:harvest_with", url, at, error)
         tally.failures += 1
@@ -181,7 +181,7 @@ def killed_at_every_call(trials: Trials, count: int | None = None, seed: int = 0
     """Kill before each call (`count` None), or before `count` of them drawn at random."""
     calls = trials.server.run("tests.reliability.faults:calls_of", trials.place("calls-killed")).checked()
     tally = Kills()
-    for at in _drawn(list(range(len(calls))), calls, count, seed):
+    for at in drawn(list(range(len(calls))), calls, count, seed):
         url = trials.place(f"killed-{at}")
         outcome = trials.server.run("tests.reliability.faults:harvest_killed", url, at)
         assert outcome.killed, (calls[at], outcome)
@@ -190,7 +190,7 @@ def killed_at_every_call(trials: Trials, count: int | None = None, seed: int = 0
     return tally
 
 
-def _drawn(cases: list[Any], kinds: list[str], count: int | None, seed: int) -> list[Any]:
+def drawn(cases: list[Any], kinds: list[str], count: int | None, seed: int) -> list[Any]:
     """All cases, or `count` drawn at random with one of every kind at least."""
     if count is None:
         return cases

@@ -7,7 +7,7 @@ import pytest
 
 from conceptlab.runs import moments
 from conceptlab.runs.place import LocalPlace
-from tests.reliability import faults, kills, repairs, small, whole, writers
+from tests.reliability import commands, faults, kills, repairs, small, whole, writers
 from tests.reliability.kills import Trials
 
 Say = Callable[[object], None]
@@ -27,6 +27,12 @@ def test_a_disk_that_refuses_is_one_line_and_the_harvest_goes_on(trials: Trials,
     tally = faults.at_every_call(trials, 16)
     say(tally)
     assert tally.failures == 16 and tally.one_line > 8
+
+
+def test_a_command_on_a_disk_that_refuses_is_one_line(trials: Trials, tmp_path: Path, say: Say) -> None:
+    tally = commands.at_every_call(trials, tmp_path, 3, seed=1)
+    say(f"conceptlab harvest: {tally}")
+    assert tally.failures == 3
 
 
 def test_a_harvest_or_a_repair_that_is_stopped_goes_on(trials: Trials, tmp_path: Path, say: Say) -> None:
