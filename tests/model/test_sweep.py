@@ -175,7 +175,7 @@ def test_ctrl_c_keeps_finished_parts(tmp_path, monkeypatch) -> None:
 
     model, batch, edits, metric = small()
     monkeypatch.setattr(parts, "FORWARDS_A_PART", 3.0)
-    real, done = run._run, []
+    real, done = run.run_share, []
 
     def stopped(job, share):
         if len(done) == 2:
@@ -183,10 +183,10 @@ def test_ctrl_c_keeps_finished_parts(tmp_path, monkeypatch) -> None:
         done.append(share)
         yield from real(job, share)
 
-    monkeypatch.setattr(run, "_run", stopped)
+    monkeypatch.setattr(run, "run_share", stopped)
     with pytest.raises(Interrupted, match="goes on"):
         sweep(model, batch, edits, metric, out=tmp_path)
-    monkeypatch.setattr(run, "_run", lambda job, share: done.append(share) or real(job, share))
+    monkeypatch.setattr(run, "run_share", lambda job, share: done.append(share) or real(job, share))
     found = sweep(model, batch, edits, metric, out=tmp_path)
     assert np.allclose(found.values, sweep(model, batch, edits, metric).values, rtol=1e-5, atol=1e-6)
     assert len({tuple(share) for share in done}) == len(done), "a finished part was run again"

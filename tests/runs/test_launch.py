@@ -111,7 +111,7 @@ def test_bad_launches_are_one_line(tmp_path: Path) -> None:
         next(in_process(toy(tmp_path), 2, 2))
     with pytest.raises(InputError, match="0 workers were asked for; use at least 1"):
         next(processes(toy(tmp_path), 0))
-    with pytest.raises(InputError, match="'nowhere.at:all' names no function that makes a worker"):
+    with pytest.raises(InputError, match="'nowhere.at:all' names no function; write package.module:function"):
         next(in_process(type(toy(tmp_path))("nowhere.at:all")))
 
 

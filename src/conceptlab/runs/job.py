@@ -33,12 +33,7 @@ class Job:
 
     def worker(self) -> Worker:
         """Make a worker in this process. Raises InputError where `make` names nothing."""
-        module, _, name = self.make.partition(":")
-        try:
-            made: Callable[..., Worker] = getattr(import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"{self.make!r} names no function that makes a worker ({error})") from error
-        return made(**self.arguments)
+        return function_of(self.make)(**self.arguments)
 
     def to_json(self) -> str:
         """One line."""
@@ -49,6 +44,15 @@ class Job:
         """Read `to_json`."""
         found = json.loads(text)
         return cls(found["make"], found["arguments"], found["threads"])
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """What "package.module:function" names. Raises InputError where that is nothing."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{name!r} names no function; write package.module:function ({error})") from error
 
 
 def work(worker: Worker, rank: int = 0, world_size: int = 1) -> Iterator[Mapping[str, Any]]:

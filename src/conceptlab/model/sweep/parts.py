@@ -72,11 +72,11 @@ def parts_of(  # noqa: PLR0913 - what determines the parts
             raise InputError(f"{len(items)} edits cannot be cut into {n_shards} shards; use at most {len(items)}")
         yield Parts([(0, share)], [])
         return
-    folder, n_parts = Path(out), min(len(items), MOST_PARTS, max(1, round(forwards / FORWARDS_A_PART)))
+    folder, n_parts = Path(out), n_parts_for(len(items), forwards)
     if n_shards > n_parts and shard is not None:
         n_parts = min(len(items), n_shards)
     n_parts = _recorded_parts(folder, n_parts)
-    key = {**_key(model, batch, items, metric), "parts": n_parts}
+    key = {**key_of(model, batch, items, metric), "parts": n_parts}
     shares = [(part, np.arange(part, len(items), n_parts)) for part in range(index, n_parts, n_shards)]
     if not shares:
         raise InputError(
@@ -86,6 +86,11 @@ def parts_of(  # noqa: PLR0913 - what determines the parts
     mine = folder if shard is None else folder / f"shard-{index}-of-{n_shards}"
     with Checkpoint(mine, key) as store:
         yield Parts(shares, [store, *(Checkpoint(other, key) for other in others if other != mine)])
+
+
+def n_parts_for(n_items: int, forwards: float) -> int:
+    """How many parts a sweep of so many forwards is cut into."""
+    return min(n_items, MOST_PARTS, max(1, round(forwards / FORWARDS_A_PART)))
 
 
 def _recorded_parts(folder: Path, wanted: int) -> int:
@@ -99,7 +104,7 @@ def _recorded_parts(folder: Path, wanted: int) -> int:
     return wanted
 
 
-def _key(model: "Model", batch: Batch, items: list[tuple[Edit, ...]], metric: Metric) -> dict[str, Any]:
+def key_of(model: "Model", batch: Batch, items: list[tuple[Edit, ...]], metric: Metric) -> dict[str, Any]:
     """What determines the values, as plain JSON."""
     digest = hashlib.sha256()
     for item in items:
