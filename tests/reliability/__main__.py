@@ -137,9 +137,9 @@ def many_uploaders(base: Path, scale: float) -> object:
 BARS: dict[str, Bar] = {
     bar.__name__: bar
     for bar in (
-        random_kills, named_kills, kills_at_calls, interrupts, failing_calls, failing_commands, flipped_bytes, cut_files,
-        long_files, whole_repairs, killed_repairs, many_starts, two_writers, threads, hostile_records, killed_uploads, named_uploads, two_uploaders,
-        many_uploaders,
+        random_kills, named_kills, kills_at_calls, interrupts, failing_calls, failing_commands, flipped_bytes,
+        cut_files, long_files, whole_repairs, killed_repairs, many_starts, two_writers, threads, hostile_records,
+        killed_uploads, named_uploads, two_uploaders, many_uploaders,
     )
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The command line on a disk that refuses: `conceptlab harvest` ends with exit code 1, one line that says why and one that resumes."""
+"""The command on a disk that refuses: `conceptlab harvest` ends with exit code 1, one line that says why and one that resumes."""
 
 import contextlib
 import errno
