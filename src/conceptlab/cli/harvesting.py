@@ -36,7 +36,7 @@ def run_command(  # noqa: PLR0913 - one argument a group of options
     from conceptlab.store import open_harvest
     from conceptlab.store.estimate import check_room, estimate
 
-    wish, memory, rank = wish_of(what), bytes_of(launch.memory), rank_of(launch)
+    wish, memory, rank = wish_of(what, launch.workers), bytes_of(launch.memory), rank_of(launch)
     documents = open_corpus(corpus, column=what.column, id_column=what.id_column)
     model = open_model(None if source == "embedded" else source, loading)
     with Progress(quiet=output.quiet or output.json) as progress:
@@ -50,7 +50,7 @@ def run_command(  # noqa: PLR0913 - one argument a group of options
             f"plan: {plan.n_tokens:,} tokens of {plan.n_docs:,} documents{skipped}, in {plan.n_shards:,} shards"
         )
         expected = estimate(harvest)
-        progress.say("everything is there already" if expected is None else str(expected))
+        progress.say("everything is there already" if expected is None else expected.said(launch.workers))
         if expected is not None:
             check_room(harvest, expected, memory=memory, workers=launch.workers)
         if launch.estimate or expected is None:
@@ -60,7 +60,7 @@ def run_command(  # noqa: PLR0913 - one argument a group of options
     return _say(harvest, rate, expected, output)
 
 
-def wish_of(what: HarvestOptions) -> "Wish":
+def wish_of(what: HarvestOptions, workers: int) -> "Wish":
     """The options as a Wish. Raises InputError for a number that cannot be read."""
     from conceptlab.store import Wish
 
@@ -83,6 +83,7 @@ def wish_of(what: HarvestOptions) -> "Wish":
         statistics=what.statistics,
         text=not what.no_text,
         skip_bad=what.skip_bad,
+        workers=workers,
     )
 
 

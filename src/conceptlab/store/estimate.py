@@ -20,17 +20,18 @@ TRIED = 4  # batches of the calibration, the first of which warms up
 
 @dataclass(frozen=True)
 class HarvestEstimate:
-    """Of what is left to do: `seconds` for one worker, `bytes_disk`, `bytes_peak` of one worker's memory, `tokens_left`."""
+    """Of what is left to do: `seconds` for one worker alone, `bytes_disk`, `bytes_peak` of one worker's memory, `tokens_left`."""
 
     seconds: float
     bytes_disk: int
     bytes_peak: int
     tokens_left: int
 
-    def __str__(self) -> str:
+    def said(self, workers: int = 1) -> str:
+        """For a person, with so many workers, each as quick as one alone."""
         rate = self.tokens_left / self.seconds if self.seconds else 0.0
         return (
-            f"about {duration(self.seconds)} for {self.tokens_left:,} tokens ({rate:,.0f} tokens/s a worker), "
+            f"about {duration(self.seconds / workers)} for {self.tokens_left:,} tokens ({rate:,.0f} tokens/s a worker), "
             f"{size(self.bytes_disk)} of disk, {size(self.bytes_peak)} of memory a worker"
         )
 
@@ -90,8 +91,9 @@ def check_room(harvest: Harvest, expected: HarvestEstimate, *, memory: int | Non
             f"{harvest.place.url}: {size(expected.bytes_disk)} are needed and {size(free)} are free; free some space, or store "
             "fewer sites, layers or positions"
         )
-    if memory is not None and workers * expected.bytes_peak > memory:
+    needed = expected.bytes_peak * (workers + (workers > 1))  # this process keeps its model while others work
+    if memory is not None and needed > memory:
         raise InputError(
-            f"{workers} worker{'s need' if workers > 1 else ' needs'} about {size(workers * expected.bytes_peak)} of memory, "
+            f"{workers} worker{'s need' if workers > 1 else ' needs'} about {size(needed)} of memory, "
             f"--memory allows {size(memory)}; use fewer --workers or a smaller --batch-tokens (another plan, so another folder)"
         )

@@ -29,7 +29,8 @@ class Wish:
 
     `positions`: "all", "last", or indices of a row, negative from its end. `rows`: "packed" fills every row up to `context` tokens
     (default: what the model can take, at most 1,024), "documents" begins one with every document. `dtype` None: what the model
-    computes in. `threads` of torch and `batch_tokens` are part of the plan, since they can change the last bits of a value.
+    computes in. `threads` of torch (None: this machine's, shared by `workers`) and `batch_tokens` are part of the plan, since they can
+    change the last bits of a value.
     """
 
     sites: tuple[str, ...]
@@ -45,6 +46,7 @@ class Wish:
     statistics: bool = False
     text: bool = True
     skip_bad: bool = False
+    workers: int = 1
 
 
 def manifest_for(
@@ -67,7 +69,7 @@ def manifest_for(
     width = max(math.prod(site.shape) for site in sites) * (4 if dtype == "float32" else 2)
     batch = max(wish.batch_tokens, context)
     tokens = wish.shard_tokens or min(max(SHARD_BYTES // width, SHARD_TOKENS[0]), SHARD_TOKENS[1])
-    threads = wish.threads or (recorded.threads if recorded else torch.get_num_threads())
+    threads = wish.threads or (recorded.threads if recorded else max(1, torch.get_num_threads() // wish.workers))
     return Manifest(
         model=model.name,
         revision=revision_of(model),
