@@ -29,8 +29,8 @@ class Wish:
 
     `positions`: "all", "last", or indices of a row, negative from its end. `rows`: "packed" fills every row up to `context` tokens
     (default: what the model can take, at most 1,024), "documents" begins one with every document. `dtype` None: what the model
-    computes in. `threads` of torch (None: this machine's, shared by `workers`) and `batch_tokens` are part of the plan, since they can
-    change the last bits of a value.
+    computes in. `threads` of torch (None: this machine's, shared by `workers`) and `batch_tokens` are part of the plan, since they
+    can change the last bits of a value.
     """
 
     sites: tuple[str, ...]
