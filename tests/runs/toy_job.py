@@ -60,7 +60,7 @@ def make(
 
 
 def toy(folder: Path, **arguments: Any) -> Job:
-    return Job(MAKE, {"folder": str(folder), **arguments})
+    return Job(MAKE, {"folder": str(folder), **arguments}, threads=None)
 
 
 def deaths(folder: Path, count: int) -> str:

@@ -24,12 +24,12 @@ class Worker(Protocol):
 class Job:
     """`make` is "package.module:function"; called with `arguments` (plain JSON values) it returns a Worker.
 
-    `threads` of torch are fixed here, not by the launcher: the same threads give the same bytes.
+    `threads` of torch are fixed here, not by the launcher: the same threads give the same bytes. None: the work uses no torch.
     """
 
     make: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    threads: int = 1
+    threads: int | None = 1
 
     def worker(self) -> Worker:
         """Make a worker in this process. Raises InputError where `make` names nothing."""
@@ -71,6 +71,8 @@ def work(worker: Worker, rank: int = 0, world_size: int = 1) -> Iterator[Mapping
 
 
 def order(n_shards: int, rank: int, world_size: int) -> list[int]:
-    """All shards, those of `rank` first, the others from the end: late helpers meet the owner as late as possible."""
-    own = range(rank, n_shards, world_size)
-    return [*own, *(shard for shard in reversed(range(n_shards)) if shard % world_size != rank)]
+    """All shards: those of `rank`, then its neighbours' one after the other, each from the end. So a helper meets the owner as late
+    as possible, and helpers meet each other rarely, which matters where there are no locks."""
+    owners = ((rank + step) % world_size for step in range(1, world_size))
+    others = (shard for owner in owners for shard in reversed(range(owner, n_shards, world_size)))
+    return [*range(rank, n_shards, world_size), *others]

@@ -114,10 +114,11 @@ def _close(process: "subprocess.Popen[str]") -> None:
             process.stdin.close()
 
 
-def _environment(threads: int, rank: int) -> dict[str, str]:
+def _environment(threads: int | None, rank: int) -> dict[str, str]:
     """What a worker finds: the modules that this process finds, as many threads as the job says, and its place on this machine."""
     paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths, "LOCAL_RANK": str(rank)}
+    found = {**os.environ, "PYTHONPATH": paths, "LOCAL_RANK": str(rank)}
+    return found if threads is None else {**found, "OMP_NUM_THREADS": str(threads)}
 
 
 @contextmanager
