@@ -161,3 +161,27 @@ def test_one_call_from_python(tmp_path: Path) -> None:
     assert store.complete and len(store) == store.plan.n_kept
     again = cl.harvest(model(), texts, tmp_path, "embed", context=16, threads=1)
     assert len(again) == len(store) and cl.Store.open(tmp_path).complete
+
+
+def test_a_token_wider_than_a_block_is_checked_whole(tmp_path: Path) -> None:
+    from conceptlab.runs.blocks import BLOCK, record_of
+    from conceptlab.runs.place import LocalPlace
+    from conceptlab.store.mapped import ShardFile
+    from conceptlab.store.shard_files import header
+
+    values = torch.arange(3 * 900_000, dtype=torch.float32).reshape(3, 900_000)  # 3.4 blocks a token
+    content = header((3, 900_000), "float32") + values.numpy().tobytes()
+    record = record_of(content)
+    (tmp_path / "whole").write_bytes(content)
+    file = ShardFile(LocalPlace(tmp_path), "whole", record)
+    file.touch_all(np.array([1]))
+    assert file.checked.nonzero()[0].tolist() == [
+        0,
+        *range((64 + 3_600_000) // BLOCK, (64 + 7_200_000 - 1) // BLOCK + 1),
+    ]
+    assert torch.equal(file.read(1, 2)[0], values[1])
+    spoilt = bytearray(content)
+    spoilt[5 * BLOCK + 7] ^= 1
+    (tmp_path / "spoilt").write_bytes(spoilt)
+    with pytest.raises(ResultError, match="is damaged between bytes 5,242,880"):
+        ShardFile(LocalPlace(tmp_path), "spoilt", record).touch_all(np.array([1]))

@@ -28,6 +28,7 @@ class ShardFile:
     def __init__(self, place: Place, name: str, record: FileRecord, *, verify: bool = True) -> None:
         self.place, self.name, self.record, self.verify = place, name, record, verify
         self.checked = np.zeros(len(record.blocks), dtype=bool)
+        self.advised = np.zeros(len(record.blocks), dtype=bool)
         self._bytes = self._mapped()
         if len(self._bytes) != record.size:
             raise self._error(f"{name} has {len(self._bytes):,} bytes, {record.size:,} were written")
@@ -76,29 +77,38 @@ class ShardFile:
             self._touch(self.start + start * width, self.start + end * width)
 
     def touch_all(self, tokens: np.ndarray) -> None:
-        """The same for tokens in rising order, block by block."""
+        """The same for tokens in rising order."""
         width = math.prod(self.shape[1:]) * self.dtype.itemsize
-        low, high = (self.start + tokens * width) // BLOCK, (self.start + (tokens + 1) * width - 1) // BLOCK
-        for index in np.unique(np.concatenate([low, high])) if width else ():
-            if not (self.fetched[index] and (self.checked[index] or not self.verify)):
-                self._touch(int(index) * BLOCK, min(int(index + 1) * BLOCK, self.record.size))
+        if not width:
+            return
+        first, last = (self.start + tokens * width) // BLOCK, (self.start + (tokens + 1) * width - 1) // BLOCK
+        steps = np.arange(1 + width // BLOCK + 1)[:, None]  # a token may lie in several blocks
+        self._check(np.unique(np.minimum(first + steps, last)))
 
     def _touch(self, start: int, end: int) -> None:
-        """Fetch and check the blocks that hold bytes start to end, each once."""
-        first, last = start // BLOCK, -(-end // BLOCK)
-        if isinstance(self._bytes, mmap.mmap) and not self.checked[first:last].all():
-            self._bytes.madvise(mmap.MADV_WILLNEED, first * BLOCK, min(last * BLOCK, self.record.size) - first * BLOCK)
-        for index in range(start // BLOCK, -(-end // BLOCK)):
-            first, last = index * BLOCK, min((index + 1) * BLOCK, self.record.size)
-            if not self.fetched[index]:
-                self._bytes[first:last] = self._fetch(first, last)
-                self.fetched[index] = True
-            if self.verify and not self.checked[index]:
-                try:
-                    self.record.check_block(self.name, index, memoryview(self._bytes)[first:last])
-                except Damaged as error:
-                    raise self._error(str(error)) from error
-                self.checked[index] = True
+        self._check(np.arange(start // BLOCK, -(-end // BLOCK)))
+
+    def _check(self, blocks: np.ndarray) -> None:
+        """Have the system read blocks ahead, then fetch and check each, once."""
+        ready = self.fetched & (self.checked if self.verify else self.advised)
+        wanted = blocks[~ready[blocks]].tolist()
+        if isinstance(self._bytes, mmap.mmap):
+            for index in wanted:
+                self._bytes.madvise(mmap.MADV_WILLNEED, index * BLOCK, min(BLOCK, self.record.size - index * BLOCK))
+            self.advised[wanted] = True
+        for index in wanted:
+            self._check_block(index, index * BLOCK, min((index + 1) * BLOCK, self.record.size))
+
+    def _check_block(self, index: int, first: int, last: int) -> None:
+        if not self.fetched[index]:
+            self._bytes[first:last] = self._fetch(first, last)
+            self.fetched[index] = True
+        if self.verify and not self.checked[index]:
+            try:
+                self.record.check_block(self.name, index, memoryview(self._bytes)[first:last])
+            except Damaged as error:
+                raise self._error(str(error)) from error
+            self.checked[index] = True
 
     def _fetch(self, start: int, end: int) -> bytes:
         """Bytes of a file that is elsewhere."""
