@@ -9,13 +9,13 @@ Say = Callable[[object], None]
 
 
 def test_a_flipped_byte_is_noticed(tmp_path: Path, say: Say) -> None:
-    tally = flips.flip(flips.make(tmp_path), every=97, seed=3)
+    tally = flips.flip(flips.make(tmp_path), every=151, seed=3)
     say(tally)
-    assert len(tally.done) == 8 and min(tally.done.values()) >= 3
+    assert len(tally.done) == 8 and min(tally.done.values()) >= 2
 
 
 def test_a_cut_file_is_noticed(tmp_path: Path, say: Say) -> None:
-    tally = flips.cut(flips.make(tmp_path), every=97, seed=3)
+    tally = flips.cut(flips.make(tmp_path), every=151, seed=3)
     say(tally)
     assert len(tally.done) == 8
     say(flips.long_file(tmp_path / "long", 12))

@@ -30,19 +30,19 @@ def test_a_disk_that_refuses_is_one_line_and_the_harvest_goes_on(trials: Trials,
 
 
 def test_a_command_on_a_disk_that_refuses_is_one_line(trials: Trials, tmp_path: Path, say: Say) -> None:
-    tally = commands.at_every_call(trials, tmp_path, 3, seed=1)
+    tally = commands.at_every_call(trials, tmp_path, 2, seed=1)
     say(f"conceptlab harvest: {tally}")
-    assert tally.failures == 3
+    assert tally.failures == 2
 
 
 def test_a_harvest_or_a_repair_that_is_stopped_goes_on(trials: Trials, tmp_path: Path, say: Say) -> None:
-    for tally in (repairs.interrupted(trials, 3), repairs.killed_repairs(trials, 3, tmp_path)):
+    for tally in (repairs.interrupted(trials, 2), repairs.killed_repairs(trials, 2, tmp_path)):
         say(tally)
-        assert tally.stopped == 3
+        assert tally.stopped == 2
 
 
 def test_writers_on_one_store_share_the_work(trials: Trials, say: Say) -> None:
-    for tally in (writers.threads(trials, 4), writers.pairs(trials, 4), writers.starts(trials, 20)):
+    for tally in (writers.threads(trials, 4), writers.pairs(trials, 4), writers.starts(trials, 16)):
         say(tally)
         assert tally.twice == 0
 

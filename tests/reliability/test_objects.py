@@ -35,9 +35,9 @@ def test_a_place_in_an_object_store(both: Pair) -> None:
 
 def test_a_harvest_into_an_object_store_killed_anywhere(both: Pair, say: Callable[[object], None]) -> None:
     store, trials = both
-    tally = kills.at_random(trials, 3)
+    tally = kills.at_random(trials, 2)
     say(f"object store: {tally}")
-    assert tally.kills == 3
+    assert tally.kills == 2
     say(f"object store: {writers.pairs(trials, 1, once=False)}")
     assert trials.server.run("tests.reliability.objects:drafts_left", store.bucket("drafts"), True).checked() == []
 
