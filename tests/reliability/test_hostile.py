@@ -109,6 +109,30 @@ def test_the_plan_of_another_store_is_refused(tmp_path: Path) -> None:
         Store.open(first)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json", "commit/000001.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'{"seal": NaN}',
+        b'{"seal": 1, "a": NaN}',
+        b'{"seal": "x", "a": 1e999}',
+        b'{"seal": 1, "a": ' + b"9" * 5000 + b"}",
+        b'{"seal": 1, "a": "\\ud800"}',
+        b'{"seal": 1, "seal": 2}',
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+        b'{"seal": 1, "a": ' + b"[" * 700 + b"]" * 700 + b"}",
+        b'{"a":' * 50_000,
+    ],
+)
+def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (flips.make(tmp_path) / name).write_bytes(content)
+    flips.noticed(tmp_path, name)
+
+
 def test_hostile_records_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tally = hostile.attack(flips.make(tmp_path / "store"), tmp_path / "scratch", 60, seed=1)
     with capsys.disabled():
