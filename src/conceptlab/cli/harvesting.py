@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from conceptlab.errors import InputError
 
 if TYPE_CHECKING:
     from conceptlab.runs import Progress
-    from conceptlab.runs.launch import Reports
+    from conceptlab.runs.launch import OnTick, Reports
     from conceptlab.store import Harvest, Wish
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -55,8 +56,7 @@ def run_command(  # noqa: PLR0913 - one argument a group of options
             check_room(harvest, expected, memory=memory, workers=launch.workers)
         if launch.estimate or expected is None:
             return _say(harvest, None, expected, output)
-        reports = _reports(harvest, source, loading, launch, rank)
-        rate = _run(reports, harvest, progress)
+        rate = _run(_launcher(harvest, source, loading, launch, rank), harvest, progress)
     return _say(harvest, rate, expected, output)
 
 
@@ -117,23 +117,25 @@ def rank_of(launch: LaunchOptions) -> tuple[int, int]:
     return _whole(launch.rank, "--rank"), launch.world_size
 
 
-def _reports(  # noqa: PLR0913 - who computes what
+def _launcher(  # noqa: PLR0913 - who computes what
     harvest: "Harvest", source: str, loading: ModelOptions, launch: LaunchOptions, rank: tuple[int, int]
-) -> "Reports":
-    """The launcher that was asked for."""
+) -> "Callable[[OnTick], Reports]":
+    """The launcher that was asked for, to be started with what is called while shards go on."""
     from conceptlab.runs.launch import in_process, processes
     from conceptlab.store.harvesting import job_of
 
-    if launch.ray is not None:
-        from conceptlab.runs.ray_launch import ray_cluster
+    if launch.ray is None and launch.workers == 1:
+        worker, threads = harvest.worker, harvest.manifest.threads
+        return lambda on_tick: in_process(worker, *rank, threads=threads, on_tick=on_tick)
+    if loading.random_weights:
+        raise InputError("--random-weights works in one process; leave --workers and --ray out")
+    job = job_of(harvest, _findable(source), _options(loading))
+    if launch.ray is None:
+        return lambda on_tick: processes(job, launch.workers, on_tick=on_tick)
+    from conceptlab.runs.ray_launch import ray_cluster
 
-        address = None if launch.ray == "local" else launch.ray
-        return ray_cluster(job_of(harvest, _findable(source), _options(loading)), launch.workers, address=address)
-    if launch.workers > 1:
-        if loading.random_weights:
-            raise InputError("--random-weights works in one process; leave --workers out")
-        return processes(job_of(harvest, _findable(source), _options(loading)), launch.workers)
-    return in_process(harvest.worker, *rank, threads=harvest.manifest.threads)
+    address = None if launch.ray == "local" else launch.ray
+    return lambda on_tick: ray_cluster(job, launch.workers, address=address)  # noqa: ARG005 - actors report whole shards
 
 
 def _findable(source: str) -> str:
@@ -158,12 +160,12 @@ def _options(loading: ModelOptions) -> dict[str, Any]:
     }
 
 
-def _run(reports: "Reports", harvest: "Harvest", progress: "Progress") -> Any:
+def _run(launcher: "Callable[[OnTick], Reports]", harvest: "Harvest", progress: "Progress") -> Any:
     from conceptlab.runs import interruptible
     from conceptlab.store.harvesting import run_harvest
 
     with interruptible("finished shards are kept"):
-        return run_harvest(reports, harvest, progress=progress)
+        return run_harvest(launcher, harvest, progress=progress)
 
 
 def _say(harvest: "Harvest", rate: Any, expected: Any, output: OutputOptions) -> int:

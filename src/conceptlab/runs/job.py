@@ -11,7 +11,10 @@ from conceptlab.runs.ledger import Ledger
 
 
 class Worker(Protocol):
-    """A replica (a loaded model, say) that computes shards and commits them into its ledger."""
+    """A replica (a loaded model, say) that computes shards and commits them into its ledger.
+
+    A worker may have an attribute `tick`, a function that it calls with `{"shard": 3, "tick": 512}` as a shard goes on.
+    """
 
     ledger: Ledger
 
@@ -53,6 +56,12 @@ def function_of(name: str) -> Callable[..., Any]:
         return getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{name!r} names no function; write package.module:function ({error})") from error
+
+
+def listen(worker: Worker, on_tick: Callable[[Mapping[str, Any]], None] | None) -> None:
+    """Have a worker that ticks call `on_tick`."""
+    if on_tick is not None and hasattr(worker, "tick"):
+        worker.tick = on_tick  # type: ignore[attr-defined]
 
 
 def work(worker: Worker, rank: int = 0, world_size: int = 1) -> Iterator[Mapping[str, Any]]:

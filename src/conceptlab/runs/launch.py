@@ -7,31 +7,41 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from conceptlab.errors import InputError
-from conceptlab.runs.job import Job, Worker, work
+from conceptlab.runs.job import Job, Worker, listen, work
 from conceptlab.runs.reports import Report, Reports, error_of, keep_dying
 from conceptlab.runs.threads import threads as fixed_threads
 
+OnTick = Callable[[Report], None]
 RETRIES = 3  # times that a worker which died is started again
 PATIENCE = 5.0  # seconds that a worker has to end when told to
 
 
-def in_process(job: Job | Worker, rank: int = 0, world_size: int = 1, *, threads: int | None = None) -> Reports:
+def in_process(
+    job: Job | Worker,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    threads: int | None = None,
+    on_tick: OnTick | None = None,
+) -> Reports:
     """Work in this process; with `rank` of `world_size` (torchrun, Slurm arrays) begin with this rank's own shards.
 
-    `job` may be a worker that is made already; `threads` are then those of its plan. Raises InputError for a rank that does not
-    exist.
+    `job` may be a worker that is made already; `threads` are then those of its plan. `on_tick` is called while shards go on.
+    Raises InputError for a rank that does not exist.
     """
     if not 0 <= rank < world_size:
         raise InputError(f"rank {rank} of {world_size} does not exist; ranks count from 0 to {world_size - 1}")
     with fixed_threads(job.threads if isinstance(job, Job) else threads):
-        yield from work(job.worker() if isinstance(job, Job) else job, rank, world_size)
+        worker = job.worker() if isinstance(job, Job) else job
+        listen(worker, on_tick)
+        yield from work(worker, rank, world_size)
 
 
-def processes(job: Job, n_workers: int, *, retries: int = RETRIES) -> Reports:
+def processes(job: Job, n_workers: int, *, retries: int = RETRIES, on_tick: OnTick | None = None) -> Reports:
     """Work in `n_workers` processes on this machine. One that dies is started again, at most `retries` times in all.
 
     Raises the error of a worker whose input is wrong, RunError where workers keep dying; finished shards are kept. Ctrl-C reaches
@@ -41,7 +51,11 @@ def processes(job: Job, n_workers: int, *, retries: int = RETRIES) -> Reports:
         raise InputError(f"{n_workers} workers were asked for; use at least 1")
     pool = _Pool(job, n_workers)
     try:
-        yield from pool.reports(retries)
+        for said in pool.reports(retries):
+            if "tick" not in said:
+                yield said
+            elif on_tick is not None:
+                on_tick(said)
     finally:
         pool.stop()
 

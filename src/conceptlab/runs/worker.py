@@ -12,7 +12,7 @@ import threading
 
 from conceptlab.errors import ConceptlabError
 from conceptlab.runs.failures import as_run_error
-from conceptlab.runs.job import Job, work
+from conceptlab.runs.job import Job, listen, work
 from conceptlab.runs.reports import DONE, Report, failed
 from conceptlab.runs.threads import threads
 
@@ -31,7 +31,9 @@ def main() -> int:
         job = Job.from_json(sys.stdin.readline())
         threading.Thread(target=_end_with_standard_input, daemon=True).start()
         with threads(job.threads):
-            for done in work(job.worker(), rank, world_size):
+            worker = job.worker()
+            listen(worker, report)
+            for done in work(worker, rank, world_size):
                 report(done)
     except (Exception, KeyboardInterrupt) as error:  # told to who started the process, which raises it there
         said = failed(error)

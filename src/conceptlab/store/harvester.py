@@ -1,7 +1,7 @@
 """The worker of a harvest: a model replica that computes shards of a plan and commits them into the store."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ class Harvester:
         self.place, self.manifest, self.plan, self.model = place, manifest, plan, model
         self.on_nonfinite = on_nonfinite
         self.ledger = Ledger(place, plan.id, plan.n_shards)
+        self.tick: Callable[[Mapping[str, Any]], None] = lambda said: None  # noqa: ARG005 - whoever starts the worker may listen
         self.wanted = {site.name: site.layers for site in manifest.sites}
 
     def do(self, shard: int) -> Mapping[str, Any]:
@@ -46,6 +47,7 @@ class Harvester:
                     for batch, kept in self.batches(tokens):
                         values = self.captured(batch, kept)
                         writer.give(partial(self._keep, files, values))
+                        self.tick({"shard": shard, "tick": sum(batch.lengths)})
                 published = files.publish(self.place)
             except BaseException:
                 files.abandon()

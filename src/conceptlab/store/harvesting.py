@@ -2,17 +2,18 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from conceptlab.data.corpus import Corpus, TextList
 from conceptlab.errors import InputError
 from conceptlab.model import Model, load_model
-from conceptlab.runs import SILENT, Progress
+from conceptlab.runs import SILENT, Progress, Task
 from conceptlab.runs.job import Job
-from conceptlab.runs.launch import Reports, in_process
+from conceptlab.runs.launch import OnTick, Reports, in_process
 from conceptlab.runs.place import Place, place_of
 from conceptlab.store.harvester import Harvester
 from conceptlab.store.manifest import MANIFEST, Manifest, agree, read_manifest
@@ -124,19 +125,30 @@ def job_of(harvest: Harvest, source: str, loading: Mapping[str, Any]) -> Job:
     return Job("conceptlab.store.harvesting:make_harvester", arguments, harvest.manifest.threads)
 
 
-class Rate:
-    """Tokens a second and what limits them, from the reports of finished shards."""
+class Meter:
+    """Tokens a second and what limits them, from what workers say while shards go on (`tick`) and end (`add`)."""
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, task: Task) -> None:
+        self.task, self.started = task, time.perf_counter()
         self.tokens, self.shards, self.seconds, self.waited = 0, 0, 0.0, 0.0
+        self._ticked: dict[int, int] = {}
+
+    def tick(self, said: Mapping[str, Any]) -> None:
+        """Count tokens of a shard that goes on."""
+        self._ticked[said["shard"]] = self._ticked.get(said["shard"], 0) + said["tick"]
+        self._count(said["tick"])
 
     def add(self, report: Mapping[str, Any]) -> None:
         """Count one finished shard."""
         self.shards += 1
-        self.tokens += report["tokens"]
         self.seconds += report["seconds"]
         self.waited += report["waited"]
+        self._count(report["tokens"] - self._ticked.pop(report["shard"], 0))  # negative after a worker that died
+
+    def _count(self, tokens: int) -> None:
+        self.tokens += tokens
+        self.task.advance(tokens)
+        self.task.describe(f"harvest, {self}")
 
     @property
     def per_second(self) -> float:
@@ -145,24 +157,22 @@ class Rate:
 
     @property
     def limit(self) -> str:
-        """ "disk" where the model waited for the writer for more than a tenth of its time, else "model"."""
+        """ "disk" where models waited for their writers for more than a tenth of their time, else "model"."""
         return "disk" if self.waited > 0.1 * self.seconds else "model"
 
     def __str__(self) -> str:
         return f"{self.per_second:,.0f} tokens/s, limited by the {self.limit}"
 
 
-def run_harvest(reports: Reports, harvest: Harvest, *, progress: Progress = SILENT) -> Rate:
-    """Take the reports of a launcher to their end, with a bar that counts tokens and says what limits them."""
+def run_harvest(launch: Callable[[OnTick], Reports], harvest: Harvest, *, progress: Progress = SILENT) -> Meter:
+    """Start a launcher and take its reports to their end, with a bar that counts tokens and says what limits them."""
     done = harvest.worker.ledger.finished()
     left = harvest.plan.n_tokens - sum(harvest.plan.index["n_tokens"][shard] for shard in done)
-    rate = Rate()
     with progress.task("harvest", left) as task:
-        for report in reports:
-            rate.add(report)
-            task.advance(report["tokens"])
-            task.describe(f"harvest, {rate}")
-    return rate
+        meter = Meter(task)
+        for report in launch(meter.tick):
+            meter.add(report)
+    return meter
 
 
 def harvest(
@@ -183,7 +193,8 @@ def harvest(
     chosen = Wish((sites,) if isinstance(sites, str) else tuple(sites), **wish)
     with progress or Progress() as shown:
         opened = open_harvest(model, as_corpus(corpus), store, chosen, on_nonfinite=on_nonfinite, progress=shown)
-        run_harvest(in_process(opened.worker, threads=opened.manifest.threads), opened, progress=shown)
+        start = partial(in_process, opened.worker, threads=opened.manifest.threads)
+        run_harvest(lambda on_tick: start(on_tick=on_tick), opened, progress=shown)
     return Store.open(store)
 
 

@@ -35,7 +35,7 @@ class ShardFile:
         self._touch(0, min(record.size, 4096))
         try:
             self.start, self.shape, dtype = read_header(bytes(self._bytes[:4096]))
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise self._error(f"{name}: {error}") from error
         self.dtype = getattr(torch, dtype)
         if self.start + math.prod(self.shape) * self.dtype.itemsize != record.size:

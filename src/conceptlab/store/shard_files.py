@@ -98,10 +98,14 @@ def header(shape: tuple[int, ...], dtype: str) -> bytes:
 def read_header(content: bytes) -> tuple[int, tuple[int, ...], str]:
     """Where the values begin, their shape and dtype. Raises ValueError for anything but what `header` makes."""
     length = int.from_bytes(content[:8], "little")
-    entry: Mapping[str, object] = json.loads(content[8 : 8 + length])["values"]
-    dtype = {short: name for name, short in NAMES.items()}[str(entry["dtype"])]
-    shape = tuple(int(n) for n in entry["shape"])  # type: ignore[attr-defined]
-    if header(shape, dtype) != content[: 8 + length]:
+    try:
+        entry: Mapping[str, object] = json.loads(content[8 : 8 + length])["values"]
+        dtype = {short: name for name, short in NAMES.items()}[str(entry["dtype"])]
+        shape = tuple(int(n) for n in entry["shape"])  # type: ignore[attr-defined]
+        whole = header(shape, dtype) == content[: 8 + length]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError("the header cannot be read") from error
+    if not whole:
         raise ValueError("the header is not as it was written")
     return 8 + length, shape, dtype
 
