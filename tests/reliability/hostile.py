@@ -3,6 +3,7 @@ line, and nothing outside its folder is opened."""
 
 import copy
 import io
+import json
 import os
 import random
 import shutil
@@ -57,7 +58,16 @@ def attack(store: Path, scratch: Path, count: int, seed: int = 0) -> Hostile:
     rng, tally = random.Random(seed), Hostile()
     (scratch / LEAVING).parent.mkdir(parents=True, exist_ok=True)
     (scratch / LEAVING).write_text("nobody reads this")
-    kinds = ("commit", "plan", "plan table", "tokens table", "manifest")
+    kinds = (
+        "commit",
+        "plan",
+        "plan table",
+        "tokens table",
+        "text table",
+        "manifest",
+        "data header",
+        "statistics header",
+    )
     with no_opening_of(LEAVING):
         for number in range(count):
             kind = kinds[number % len(kinds)]
@@ -76,7 +86,7 @@ def attack(store: Path, scratch: Path, count: int, seed: int = 0) -> Hostile:
 def _refused(folder: Path, what: str) -> bool:
     """Whether a reading is refused. Raises AssertionError where it fails in another way."""
     refused = False
-    for use in (read_everything, lambda f: needed(verify(f))):
+    for use in (lambda f: read_everything(f, statistics=True), lambda f: needed(verify(f))):
         try:
             use(folder)
         except ConceptlabError as error:
@@ -95,16 +105,19 @@ def _change(place: LocalPlace, kind: str, rng: random.Random) -> str:
         return _rewrite(place, "manifest.json", rng)
     if kind == "commit":
         return _rewrite(place, "commit/000001.json", rng)
+    if kind.endswith("header"):
+        return _header(place, {"data header": "acts/", "statistics header": "stats/"}[kind], rng)
     plan = unseal(place.read("plan.json") or b"")
     old = record_id(plan)
     if kind == "plan":
         what = _twist(plan, rng)
     else:
         table = pq.read_table(io.BytesIO(place.read(plan["index"]["name"]) or b"")).to_pydict()
-        if kind == "tokens table":
-            what, entry = _table(place, table["tokens_name"][1], "tokens/000001", rng)
+        if kind != "plan table":
+            which = kind.split()[0]
+            what, entry = _table(place, table[f"{which}_name"][1], f"{which}/000001", rng)
             for part in entry:
-                table[f"tokens_{part}"][1] = entry[part]
+                table[f"{which}_{part}"][1] = entry[part]
             what, plan["index"] = what, _written(place, pa.table(table), "plan")
         else:
             what, plan["index"] = _table(place, plan["index"]["name"], "plan", rng)
@@ -121,6 +134,25 @@ def _rewrite(place: LocalPlace, name: str, rng: random.Random) -> str:
     what = _twist(record, rng)
     _replace(place, name, seal(record))
     return what
+
+
+def _header(place: LocalPlace, folder: str, rng: random.Random) -> str:
+    """Change the header of a file of one shard, and the commit that holds its hash."""
+    commit = unseal(place.read("commit/000001.json") or b"")
+    name = rng.choice([name for name in commit["files"] if name.startswith(folder)])
+    content = place.read(name) or b""
+    length = int.from_bytes(content[:8], "little")
+    record = json.loads(content[8 : 8 + length])
+    what = _twist(record, rng)
+    told = rng.choice((json.dumps(record).encode("utf-8", "replace"), b"[" * rng.choice((10, 3000, 200_000)), b"\xff"))
+    if len(told) < length:  # as a header is filled up
+        told = told.ljust(length)
+    size = rng.choice((len(told),) * 6 + (0, 7, 2**40, 2**63))
+    content = size.to_bytes(8, "little") + told + content[8 + length :]
+    _replace(place, name, content)
+    commit["files"][name] = record_of(content).entry()
+    _replace(place, "commit/000001.json", seal(commit))
+    return f"{what} in the header of {name}"
 
 
 def _replace(place: LocalPlace, name: str, content: bytes) -> None:
