@@ -74,7 +74,7 @@ def reproduce(setup: Setup) -> Reproduction:
         lengths = _lengths(setup.model, needles, filler, 2 if setup.quick else 5)
         return measured(setup.model, needles, filler, lengths, quick=setup.quick, seed=setup.seed)
     return on_world(
-        haystack(n_needles=12 if setup.quick else 48, twin=True, seed=setup.seed), quick=setup.quick, seed=setup.seed
+        haystack(n_needles=12 if setup.quick else 24, twin=True, seed=setup.seed), quick=setup.quick, seed=setup.seed
     )
 
 
@@ -120,7 +120,7 @@ def measured(  # noqa: PLR0913 - one experiment, fully stated
         heads = _found(units)
         _ranking(units, heads, known, told)
         held = hide_needles(model, rest or chosen_on, filler, lengths=lengths, depths=depths)
-        _masking(model, held, heads, known, 10 if quick else 100, seed, told)
+        _masking(model, held, heads, known, 10 if quick else 30, seed, told)
     grid = needle_accuracy(model, rest or chosen_on, filler, lengths=lengths, depths=depths, seed=seed)
     told.results["accuracy"] = grid
     found, luck = float(grid["score"].mean()), float(grid["control"].mean())

@@ -41,7 +41,7 @@ BACK, OVER = (
     "new answers lost with them at twice their strength",
 )
 TURNOVER, SHARED = "heads born and died a stage of post-training", "emergent heads that two seeds have in common"
-SEEDS = 5
+SEEDS = 3
 TRAINED = f"trained to carry, {SEEDS} seeds: "
 
 
