@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from conceptlab.errors import InputError
+from conceptlab.errors import DataError, InputError
 from conceptlab.find.neurons.multimodal_neurons import Pictures, activation_map, multimodal_neurons, without_neurons
 from conceptlab.model import load_model
 from conceptlab.recipes import Setup
@@ -79,5 +80,49 @@ def test_wrong_input_is_one_clear_line(case):
         multimodal_neurons(pictures, ids[:-1], nouns_of(world))
     with pytest.raises(InputError, match="more others"):
         multimodal_neurons(pictures, ids, ids[:2])
-    with pytest.raises(InputError, match="adapter of your own"):
+    with pytest.raises(InputError, match="takes --model and --data together"):
         reproduce(Setup(quick=True, model=model))
+
+
+def written(folder, world, **more):
+    """What a user's adapter would give of the world's pictures."""
+    folder.mkdir(exist_ok=True)
+    rows = [f"{text},{noun}" for text, noun in zip(world.texts, world.nouns, strict=True)]
+    (folder / "pictures.csv").write_text("\n".join(["text,noun", *rows]))
+    save_file(
+        {"soft": world.soft.contiguous(), "places": torch.tensor(world.places), **more}, folder / "soft.safetensors"
+    )
+    return folder
+
+
+def test_a_users_model_and_soft_tokens(tmp_path):
+    world = shape_captions(n_pictures=16, seed=1)
+    model = load_model(world.model, tokenizer=world.tokenizer)
+    known = {"objects": torch.tensor(world.objects).float(), "others": world.others.contiguous()}
+    whole = reproduce(Setup(quick=True, model=model, data=written(tmp_path / "whole", world, **known)))
+    assert len(whole.findings) == 5 and whole.holds and not whole.notes
+    bare = reproduce(Setup(quick=True, model=model, data=written(tmp_path / "bare", world)))
+    assert len(bare.findings) == 3 and len(bare.notes) == 2
+    silent = shape_captions(n_pictures=16, seed=1, null=True)
+    model = load_model(silent.model, tokenizer=silent.tokenizer)
+    assert not reproduce(Setup(quick=True, model=model, data=written(tmp_path / "null", silent))).holds
+
+
+def test_a_users_folder_that_does_not_fit_is_one_line(case, tmp_path):
+    world, model, _, _ = case
+    with pytest.raises(DataError, match="needs pictures.csv"):
+        reproduce(Setup(quick=True, model=model, data=tmp_path))
+    folder = written(tmp_path / "odd", world, objects=torch.zeros(2, 2))
+    with pytest.raises(DataError, match="objects is .picture, place."):
+        reproduce(Setup(quick=True, model=model, data=folder))
+    (folder / "soft.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="cannot be read"):
+        reproduce(Setup(quick=True, model=model, data=folder))
+    save_file(
+        {"soft": world.soft[..., :3].contiguous(), "places": torch.tensor(world.places)}, folder / "soft.safetensors"
+    )
+    with pytest.raises(InputError, match="soft tokens are"):
+        reproduce(Setup(quick=True, model=model, data=folder))
+    (folder / "pictures.csv").write_text("text,noun\n" + f"{world.texts[0]},{world.nouns[0]}")
+    with pytest.raises(InputError, match="1 nouns differ"):
+        reproduce(Setup(quick=True, model=model, data=folder))
