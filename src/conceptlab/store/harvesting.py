@@ -17,7 +17,7 @@ from conceptlab.runs.launch import OnTick, Reports, in_process
 from conceptlab.runs.place import Place, place_of
 from conceptlab.store.harvester import Harvester
 from conceptlab.store.manifest import MANIFEST, Manifest, agree, read_manifest
-from conceptlab.store.plan import PLAN, Plan, read_plan
+from conceptlab.store.plan import PLAN, Plan, own_names, read_plan
 from conceptlab.store.planning import make_plan
 from conceptlab.store.store import Store
 from conceptlab.store.wish import Wish, manifest_for, revision_of, tokenizer_fingerprint
@@ -77,7 +77,7 @@ def forget(place: Place) -> None:
     """Take back a plan that could not be finished, so that the folder is as it was; a finished plan stays."""
     if place.read(PLAN) is not None:
         return
-    for name in [MANIFEST, *place.names("plan"), *place.names("tokens"), *place.names("text")]:
+    for name in [MANIFEST, *(name for folder in ("plan", "tokens", "text") for name in own_names(place, folder))]:
         place.delete(name)
 
 

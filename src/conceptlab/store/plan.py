@@ -8,6 +8,7 @@ plan.json                         written last: the plan is complete
 """
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 ADVICE = "`conceptlab store repair` makes it again"
+OWN = re.compile(  # names that a harvest gives; whatever else lies in the folder is the user's and is never deleted
+    r"((acts|stats)/.+/\d{6,}-[0-9a-f]{12}\.safetensors|(tokens|text)/\d{6,}-[0-9a-f]{12}\.parquet|(commit|plan)/\d{6,}\.json"
+    r"|plan-[0-9a-f]{12}\.parquet)"
+)
 COUNTS = ("n_rows", "n_tokens", "n_kept", "first_doc", "n_docs")  # columns of the table of shards
 
 
@@ -140,6 +145,11 @@ def read_tokens(place: Place, plan: Plan, shard: int) -> ShardTokens:
 def entry_of(plan: Plan, shard: int, kind: str) -> dict[str, Any]:
     """Name, size and sha256 of a shard's "tokens" or "text" file."""
     return {part: plan.index[f"{kind}_{part}"][shard] for part in ("name", "size", "sha256")}
+
+
+def own_names(place: Place, folder: str) -> list[str]:
+    """The files of a folder that a harvest made."""
+    return [name for name in place.names(folder) if OWN.fullmatch(name)]
 
 
 def read_plan(place: Place) -> Plan | None:

@@ -18,7 +18,7 @@ from conceptlab.runs.ledger import Ledger
 from conceptlab.runs.place import Place
 from conceptlab.runs.sealed import Damaged, seal, unseal
 from conceptlab.store.manifest import Manifest
-from conceptlab.store.plan import Plan, finish_plan, read_plan, shard_tokens, tokens_table, write_table
+from conceptlab.store.plan import Plan, finish_plan, own_names, read_plan, shard_tokens, tokens_table, write_table
 from conceptlab.store.rows import Cursor, Row, Tokens, rows_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def make_plan(place: Place, manifest: Manifest, corpus: Corpus, model: "Model", 
         raise InputError(f"{place.url} lost its plan while it was written; run the same command again")
     if found.manifest != manifest.id:
         raise InputError(f"{place.url} holds the plan of another store; choose another folder")
-    for name in place.names("plan"):
+    for name in own_names(place, "plan"):
         place.delete(name)
     return found
 
@@ -88,10 +88,11 @@ class _Planner:
                 piece = unseal(content)
             except Damaged:
                 break
-            if piece.get("manifest") != self.manifest.id or self.place.size(piece["tokens"]["name"]) is None:
+            files = [piece[kind]["name"] for kind in ("tokens", "text") if piece.get(kind)]
+            if piece.get("manifest") != self.manifest.id or any(self.place.size(name) is None for name in files):
                 break
             found.append(piece)
-        for name in self.place.names("plan"):
+        for name in own_names(self.place, "plan"):
             if name >= _piece_name(len(found)):
                 self.place.delete(name)
         return found

@@ -12,10 +12,9 @@ from conceptlab.runs.ledger import Commit, commit_name
 from conceptlab.runs.place import Place, place_of
 from conceptlab.runs.sealed import Damaged
 from conceptlab.store.manifest import MANIFEST, read_manifest
-from conceptlab.store.plan import PLAN, entry_of, read_plan, read_table
+from conceptlab.store.plan import OWN, PLAN, entry_of, read_plan, read_table
 from conceptlab.store.store import Store
 
-OURS = ("acts/", "stats/", "tokens/", "text/", "commit/", "plan/", "plan-")  # other files in the folder are the user's
 Kind = Literal["manifest", "plan", "tokens", "text", "commit", "data", "stray"]
 
 
@@ -135,7 +134,7 @@ class _Verifier:
 
     def _strays(self) -> list[str]:
         """Files that no record names, of shards whose commit was read: others may be under way, or their commit is damaged."""
-        ours = (name for name in self.place.names() if name.startswith(OURS) and name not in self.known)
+        ours = (name for name in self.place.names() if OWN.fullmatch(name) and name not in self.known)
         return [name for name in ours if _shard_of(name) in self.read | {None}]
 
 
