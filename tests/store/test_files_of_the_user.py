@@ -27,11 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def left(folder: Path) -> list[str]:
-    return [
-        path.relative_to(folder).as_posix()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    ]
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if name != ".lock")
 
 
 def test_a_plan_that_cannot_be_made_takes_only_itself_back(folder: Path) -> None:
