@@ -100,6 +100,16 @@ def test_a_folder_that_vanished_is_one_line(tmp_path: Path) -> None:
         Claims(tmp_path / "none" / ".lock")
 
 
+def test_old_drafts_of_records_are_removed(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path)
+    place.create("commit/1", b"x")
+    for name in ("record-old", "record-new"):
+        (tmp_path / ".drafts" / name).write_bytes(b"half")
+    os.utime(tmp_path / ".drafts/record-old", (1e9, 1e9))
+    place.lock_file()
+    assert [path.name for path in (tmp_path / ".drafts").iterdir()] == ["record-new"]
+
+
 def test_two_claims_of_one_process_exclude_each_other(tmp_path: Path) -> None:
     first, second = Claims(tmp_path / ".lock"), Claims(tmp_path / ".lock")
     with first.claim(3) as mine, second.claim(3) as theirs, second.claim(4) as other:

@@ -7,6 +7,7 @@ nothing); `create` is for records that must exist once: the second writer is tol
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ from conceptlab.errors import InputError, RunError
 from conceptlab.runs.durable import sync
 from conceptlab.runs.failures import as_run_error
 from conceptlab.runs.moments import moment
+
+
+STALE = 3600  # seconds after which a record that was drafted and never written is nobody's
 
 
 class Place(Protocol):
@@ -187,6 +191,10 @@ class LocalPlace:
     def lock_file(self) -> Path | None:
         with disk(self.folder):
             _make(self.folder)
+        with suppress(OSError):
+            for draft in self._path(".drafts").glob("record-*"):  # of processes that were killed
+                if time.time() - draft.lstat().st_mtime > STALE:
+                    draft.unlink()
         return self._path(".lock")
 
     def free(self) -> int | None:
