@@ -19,7 +19,6 @@ from conceptlab.runs.durable import sync
 from conceptlab.runs.failures import as_run_error
 from conceptlab.runs.moments import moment
 
-
 STALE = 3600  # seconds after which a record that was drafted and never written is nobody's
 
 
