@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conceptlab.errors import InputError
+from conceptlab.errors import DataError, InputError
 from conceptlab.find.heads.span_heads import span_heads
 from conceptlab.find.neurons.contrast_neurons import contrast_neurons, stable_neurons
 from conceptlab.measure.effects.entanglement import entanglement, reciprocal_shift
@@ -14,7 +14,16 @@ from conceptlab.recipes.reasoning_misalignment import reproduce
 from conceptlab.results import Site
 from conceptlab.worlds.induction import induction
 from conceptlab.worlds.planted_neurons import planted_neurons
-from conceptlab.worlds.refusals import counterfactuals, harmful_pairs, requests, sums, tokenizer
+from conceptlab.worlds.refusals import (
+    SCHEDULE,
+    counterfactuals,
+    harmful_pairs,
+    refusing,
+    requests,
+    sums,
+    tokenizer,
+    tuned,
+)
 
 
 def test_the_shift_has_its_published_values():
@@ -99,10 +108,74 @@ def test_the_quick_form_reports_every_number_with_its_control(tmp_path):
     assert apart.value == 0.0 and apart.holds  # gates that the tuning leaves as they are
 
 
+def rows_of(seed, n=32):
+    """A user's file: requests with excuses, the same with plain thoughts, and the piece that holds the excuse."""
+    lines = ["clean,corrupted,answer,distractor,thoughts"]
+    for i, request in enumerate(requests(n, 21, world=seed, thoughts="excuse", harmful=True)):
+        words = request.text.split()
+        piece = " ".join(words[p - 1] for p in request.thoughts)
+        lines.append(f"{request.text},{counterfactuals(request, i).text},comply,refuse,{piece}")
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory):
+    """A trained model that refuses, and a folder with pairs, the new task and its tuned form."""
+    folder, seed = tmp_path_factory.mktemp("users"), 0
+    base = refusing(seed=seed, schedule=SCHEDULE, cache=folder / "cache")
+    (folder / "data").mkdir()
+    (folder / "data" / "pairs.csv").write_text(rows_of(seed))
+    (folder / "data" / "new.csv").write_text("text\n" + "\n".join(text for text, _ in sums("*", seed)))
+    after = tuned(base.model, seed=seed)
+    after.save_pretrained(folder / "data" / "after")
+    tokenizer().save_pretrained(folder / "data" / "after")
+    return load_model(base.model, tokenizer=tokenizer()), folder / "data"
+
+
+def test_a_users_model_its_pairs_and_its_tuned_form(users):
+    model, folder = users
+    found = {f.name: f for f in reproduce(Setup(quick=True, model=model, data=folder)).findings}
+    assert len(found) == 3 and all(f.control is not None for f in found.values())
+    lost = found["margin of refusal lost without the safety neurons"]
+    assert lost.holds and lost.low > 3 * abs(lost.control)
+    shift = found[
+        "entanglement of safety neurons with what was trained"
+    ]  # the arms of the row say whether it foretells anything
+    assert shift.value >= 0 and shift.control > 0 and (shift.value > 0 or not shift.holds)
+    alone = reproduce(Setup(quick=True, model=model, data=folder / "pairs.csv"))
+    assert len(alone.findings) == 2 and any("no tuned form" in note for note in alone.notes)
+
+
+def test_a_model_that_knows_no_refusals_shows_none(users):
+    model, folder = users
+    torch.manual_seed(0)
+    blank = load_model(type(model.module)(model.module.config).eval(), tokenizer=tokenizer())
+    taught, untaught = (
+        reproduce(Setup(quick=True, model=m, data=folder / "pairs.csv")).findings[1] for m in (model, blank)
+    )
+    assert taught.holds and not untaught.holds and abs(untaught.value) < 0.5 * taught.value
+
+
+def test_a_users_files_that_do_not_fit_are_one_line(users, tmp_path):
+    model, folder = users
+    text = (folder / "pairs.csv").read_text().splitlines()
+    (tmp_path / "few.csv").write_text("\n".join(text[:9]))
+    with pytest.raises(InputError, match="8 pairs, of which 0 are not equally long"):
+        reproduce(Setup(quick=True, model=model, data=tmp_path / "few.csv"))
+    (tmp_path / "bare.csv").write_text("\n".join(line.rpartition(",")[0] for line in text))
+    with pytest.raises(DataError, match="no column 'thoughts'"):
+        reproduce(Setup(quick=True, model=model, data=tmp_path / "bare.csv"))
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "pairs.csv").write_text("\n".join(text))
+    (tmp_path / "half" / "new.csv").write_text("text\n1 * 2 =")
+    with pytest.raises(DataError, match="both or none, new.csv and after/"):
+        reproduce(Setup(quick=True, model=model, data=tmp_path / "half"))
+
+
 def test_wrong_input_is_one_clear_line(neurons, tmp_path):
     world, model = neurons
     texts = list(world.prompts["plain"])[:4]
-    with pytest.raises(InputError, match="its own models"):
+    with pytest.raises(InputError, match="takes --model and --data together"):
         reproduce(Setup(quick=True, model=model))
     with pytest.raises(InputError, match="row 1: the span is empty"):
         span_heads(model, texts, [[1], [], [1], [1]], [True, False, True, False])
