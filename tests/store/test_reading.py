@@ -185,3 +185,16 @@ def test_a_token_wider_than_a_block_is_checked_whole(tmp_path: Path) -> None:
     (tmp_path / "spoilt").write_bytes(spoilt)
     with pytest.raises(ResultError, match="is damaged between bytes 5,242,880"):
         ShardFile(LocalPlace(tmp_path), "spoilt", record).touch_all(np.array([1]))
+
+
+@pytest.mark.parametrize("rows", ["packed", "documents"])
+def test_a_harvest_may_stop_after_so_many_tokens(tmp_path: Path, rows: str) -> None:
+    harvest(tmp_path / "all", wish(rows=rows))
+    harvest(tmp_path / "some", wish(rows=rows, tokens=100))
+    whole, some = Store.open(tmp_path / "all"), Store.open(tmp_path / "some")
+    assert 100 <= some.plan.n_tokens < 100 + 16 < whole.plan.n_tokens
+    last = max(int(table.doc.max()) for table in some.token_table())
+    assert some.plan.n_docs == last + 1 < whole.plan.n_docs
+    for doc in range(last):
+        assert torch.allclose(some.values(doc, "embed"), whole.values(doc, "embed"), atol=1e-5)
+        assert some.document(doc).text == whole.document(doc).text

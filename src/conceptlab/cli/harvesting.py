@@ -83,6 +83,7 @@ def wish_of(what: HarvestOptions, workers: int) -> "Wish":
         statistics=what.statistics,
         text=not what.no_text,
         skip_bad=what.skip_bad,
+        tokens=what.tokens,
         workers=workers,
     )
 

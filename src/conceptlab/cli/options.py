@@ -135,6 +135,8 @@ class HarvestOptions:
     rows
         packed: every row is filled with documents up to --context; documents: each begins a row of its own. What does not fit
         goes on in the next row.
+    tokens
+        Stop the plan at the first row that reaches so many tokens. Default: the whole corpus.
     context
         Tokens of a row. Default: what the model takes, at most 1024.
     store_dtype
@@ -165,6 +167,7 @@ class HarvestOptions:
     layers: str | None = None
     positions: str = "all"
     rows: Literal["packed", "documents"] = "packed"
+    tokens: int | None = None
     context: int | None = None
     store_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     batch_tokens: int = 4096

@@ -10,6 +10,7 @@ from conceptlab.runs.sealed import Damaged, difference, record_id, seal, unseal
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+LATER = ("tokens",)  # fields that the first stores do not have
 DTYPES = ("float32", "bfloat16", "float16")
 ADVICE = "the same `conceptlab harvest` command writes it anew and keeps every finished shard"
 
@@ -54,6 +55,7 @@ class Manifest:
     text: bool = True
     stack: str | None = None
     bad_documents: str = "error"
+    tokens: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -62,7 +64,8 @@ class Manifest:
     def key(self) -> dict[str, Any]:
         """What must be equal for two runs to share a store."""
         found = asdict(self)
-        return {name: value for name, value in found.items() if name not in ("versions", "source")}
+        beside = {"versions", "source"} | {name for name in LATER if found[name] is None}
+        return {name: value for name, value in found.items() if name not in beside}
 
     @property
     def id(self) -> str:

@@ -63,22 +63,31 @@ class _Planner:
         pieces = self._pieces()
         begin = Cursor(*pieces[-1]["next"]) if pieces else Cursor()
         tokenised = _Tokeniser(self.model, self.manifest, self.corpus, begin)
-        rows: list[Row] = []
-        held, counted, start = 0, 0, time.perf_counter()
-        for row in rows_of(iter(tokenised), self.manifest.rows, self.manifest.context, begin.token):  # type: ignore[arg-type]
+        start, before = time.perf_counter(), sum(piece["n_tokens"] for piece in pieces)
+        counted, held, rows = before, 0, list[Row]()
+        for row in self._rows(tokenised, begin, before):
             rows.append(row)
-            held += len(row)
             counted += len(row)
+            held += len(row)
             if held >= self.manifest.shard_tokens:
                 task.advance(held)
-                task.describe(f"tokenise, {counted / (time.perf_counter() - start):,.0f} tokens/s")
+                task.describe(f"tokenise, {(counted - before) / (time.perf_counter() - start):,.0f} tokens/s")
                 pieces.append(self._write(len(pieces), begin, rows, tokenised))
-                begin, rows, held = rows[-1].next, [], 0
+                begin, held, rows = rows[-1].next, 0, []
         if rows:
-            pieces.append(self._write(len(pieces), begin, rows, tokenised, end=True))
+            cut = counted >= (self.manifest.tokens or END.doc)
+            pieces.append(self._write(len(pieces), begin, rows, tokenised, end=not cut))
         if not pieces:
             raise DataError(f"{self.corpus.name}: no document has a token; add texts")
         finish_plan(self.place, self.manifest.id, pieces)
+
+    def _rows(self, tokenised: "_Tokeniser", begin: Cursor, counted: int) -> Iterator[Row]:
+        """The rows from `begin` on, until there are as many tokens as the manifest allows."""
+        limit = self.manifest.tokens or END.doc
+        rows = rows_of(iter(tokenised), self.manifest.rows, self.manifest.context, begin.token)  # type: ignore[arg-type]
+        while counted < limit and (row := next(rows, None)) is not None:
+            counted += len(row)
+            yield row
 
     def _pieces(self) -> list[dict[str, Any]]:
         """Records of the shards that an earlier pass planned, as far as they go on without a gap."""

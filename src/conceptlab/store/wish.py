@@ -30,7 +30,7 @@ class Wish:
     `positions`: "all", "last", or indices of a row, negative from its end. `rows`: "packed" fills every row up to `context` tokens
     (default: what the model can take, at most 1,024), "documents" begins one with every document. `dtype` None: what the model
     computes in. `threads` of torch (None: this machine's, shared by `workers`) and `batch_tokens` are part of the plan, since they
-    can change the last bits of a value.
+    can change the last bits of a value. `tokens`: stop at the first row that reaches so many (None: the whole corpus).
     """
 
     sites: tuple[str, ...]
@@ -46,6 +46,7 @@ class Wish:
     statistics: bool = False
     text: bool = True
     skip_bad: bool = False
+    tokens: int | None = None
     workers: int = 1
 
 
@@ -89,6 +90,7 @@ def manifest_for(
         statistics=wish.statistics,
         text=wish.text,
         bad_documents="skip" if wish.skip_bad else "error",
+        tokens=wish.tokens,
         versions={name: version(name) for name in VERSIONS},
         source=dict(source or {}),
     )
@@ -97,7 +99,7 @@ def manifest_for(
 def _check(wish: Wish, model: Model) -> None:
     if wish.context is not None and not 1 <= wish.context <= model.max_length:
         raise InputError(f"--context {wish.context} is out of range; {model.name} takes 1 to {model.max_length} tokens")
-    for name in ("batch_tokens", "shard_tokens", "threads"):
+    for name in ("batch_tokens", "shard_tokens", "threads", "tokens"):
         value = getattr(wish, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value} is out of range; use at least 1")
