@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conceptlab.errors import ResultError
 from conceptlab.runs.blocks import BLOCK, FileRecord
-from conceptlab.runs.place import Place
+from conceptlab.runs.place import Place, disk
 from conceptlab.runs.sealed import Damaged
 from conceptlab.store.shard_files import read_header
 
@@ -49,9 +49,9 @@ class ShardFile:
             return bytearray(size if size is not None else 0)
         self.fetched = np.ones(len(self.record.blocks), dtype=bool)
         try:
-            with path.open("rb") as file:
+            with disk(path, missing=True), path.open("rb") as file:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants memory it could write to
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             raise self._error(f"{self.name} is missing or empty") from error
 
     def __len__(self) -> int:
