@@ -35,7 +35,7 @@ CONTEXT, BATCH, SHARD = 256, 2048, 8192
 GROUP = "Harvest (gpt2 size, stream of 12 layers and embedding, to local disk; the bare forward of the same tokens = 1)"
 
 
-def harvest_rows(*, tiny: bool = False, pairs: int = 5) -> list[Row]:
+def harvest_rows(*, tiny: bool = False, pairs: int = 3) -> list[Row]:
     """Every bar of the store that a clock or a scale can show."""
     with scratch() as folder:
         model = subject(tiny)
@@ -223,7 +223,7 @@ def memory_rows(folder: Path) -> list[Row]:
     """Peak memory of a process that harvests a corpus, and of one that harvests ten times as much."""
     peaks = []
     for times in (1, 10):
-        script = MEMORY.format(folder=str(folder / f"memory-{times}"), tokens=times * 4_000)
+        script = MEMORY.format(folder=str(folder / f"memory-{times}"), tokens=times * 2_000)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))
     share = peaks[1] / peaks[0]
@@ -240,7 +240,7 @@ def worker_rows(folder: Path) -> list[Row]:
     model = load_model(str(source))
     rates = []
     for n_workers in (1, 2):
-        harvest = planned(model, folder / f"workers-{n_workers}", 12 * 2048, threads=1, shard=2048)
+        harvest = planned(model, folder / f"workers-{n_workers}", 8 * 2048, threads=1, shard=2048)
         job = job_of(harvest, str(source), {})
         rates.append(steady(processes(job, n_workers) if n_workers > 1 else in_process(job), n_workers))
     share = rates[1] / rates[0]

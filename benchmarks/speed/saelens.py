@@ -37,7 +37,7 @@ def install() -> str:
     return ""
 
 
-def measured(pairs: int = 3) -> dict[str, object]:
+def measured(pairs: int = 2) -> dict[str, object]:
     """{"ratios": [...], "version": ...} of one layer, or {"error": why}."""
     problem = install()
     if problem:
