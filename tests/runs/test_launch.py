@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from conceptlab.errors import InputError, RunError
+from conceptlab.runs.job import Job, order
 from conceptlab.runs.launch import in_process, processes
-from tests.runs.toy_job import bytes_of, deaths, make, toy
+from tests.runs.toy_job import MAKE, bytes_of, deaths, make, toy
 
 ALL = set(range(8))
 
@@ -166,3 +167,15 @@ def test_workers_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
     with launching(tmp_path) as (process, pids):
         process.kill()
         assert not alive(pids, 10)
+
+
+def test_writers_without_locks_and_ranks_begin_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conceptlab.runs.job.secrets.randbelow", lambda count: count - 3)
+    anywhere = Job(MAKE, {"folder": "memory://begin-anywhere", "n_shards": 8}, threads=None)
+    assert [report["shard"] for report in in_process(anywhere)] == [5, 6, 7, 0, 1, 2, 3, 4]
+    assert [report["shard"] for report in in_process(toy(tmp_path))] == list(range(8))
+
+
+def test_ranks_help_their_neighbours_from_the_end() -> None:
+    assert order(10, 1, 3) == [1, 4, 7, 8, 5, 2, 9, 6, 3, 0]
+    assert all(sorted(order(10, rank, 4)) == list(range(10)) for rank in range(4))

@@ -1,6 +1,7 @@
 """A job: long work over shards that any process can take up, since it is named by plain values."""
 
 import json
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -71,12 +72,18 @@ def work(worker: Worker, rank: int = 0, world_size: int = 1) -> Iterator[Mapping
     """
     with worker.ledger as ledger:
         done = set(ledger.finished())
-        for shard in order(ledger.n_shards, rank, world_size):
+        for shard in _turned(order(ledger.n_shards, rank, world_size), in_order=ledger.locks or world_size > 1):
             if shard in done:
                 continue
             with ledger.claim(shard) as mine:
                 if mine:
                     yield {"shard": shard, **worker.do(shard)}
+
+
+def _turned(shards: list[int], *, in_order: bool) -> list[int]:
+    """Without locks and ranks, begin anywhere: writers that know nothing of each other would compute the same shards in step."""
+    start = 0 if in_order or not shards else secrets.randbelow(len(shards))
+    return [*shards[start:], *shards[:start]]
 
 
 def order(n_shards: int, rank: int, world_size: int) -> list[int]:

@@ -37,9 +37,11 @@ class Ledger:
     def __init__(self, place: Place, plan: str, n_shards: int) -> None:
         self.place, self.plan, self.n_shards = place, plan, n_shards
         self._claims: Claims | None = None
+        self.locks = False
 
     def __enter__(self) -> "Ledger":
-        self._claims = Claims(self.place.lock_file())
+        path = self.place.lock_file()
+        self._claims, self.locks = Claims(path), path is not None
         return self
 
     def __exit__(self, *_: object) -> None:
