@@ -63,7 +63,7 @@ def harvest(url: str | Path, wish: Wish = WISH, texts: TextList | None = None, *
     """Plan and harvest, or go on; the shards that this call computed."""
     opened = open_harvest(model(), texts or corpus(), url, wish, **options)
     with threads(1):
-        return [int(report["shard"]) for report in work(opened.worker)]
+        return sorted(int(report["shard"]) for report in work(opened.worker))
 
 
 def hashes(place: Place) -> dict[str, str]:

@@ -26,6 +26,8 @@ WRITERS = max(
     1, min(8, (os.cpu_count() or 1) // 4)
 )  # threads that hash and write; hashing takes a core for each 0.4 GB/s
 
+PUBLISHERS = 8  # files that are flushed to the disk, or sent, at the same time: that is waiting, not work
+
 
 class ShardFiles:
     """Open drafts of every part (`resid_post/3`) of one shard of `n_kept` tokens, and its statistics, as the manifest asks."""
@@ -68,8 +70,9 @@ class ShardFiles:
 
     def publish(self, place: Place) -> dict[str, FileRecord]:
         """Close and publish every file; name -> record."""
-        found = dict(self.pool.map(lambda part: self._published(place, part), self.writers))
         self.pool.shutdown()
+        with ThreadPoolExecutor(PUBLISHERS) as pool:
+            found = dict(pool.map(lambda part: self._published(place, part), self.writers))
         return found | (self.statistics.publish(place) if self.statistics is not None else {})
 
     def _published(self, place: Place, part: str) -> tuple[str, FileRecord]:
