@@ -24,7 +24,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
 N_TIMED, SHARD = 24, 2048
 WORKERS = (1, 8, 64, 512)
 N_SHARDS = 20_000
-LOSS = 1 / (24 * 3600)  # chance a second that a worker is lost: once a day
+LOSS = 1 / 3600  # chance a second that a worker is lost: once an hour, as on machines that may be taken away
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ the launchers (own shards first, then what nobody has):
 
 {table}
 
-"With losses": every worker is lost once a day on average, loses the shard in hand, and is back after a minute and the time to load.
+"With losses": every worker is lost once an hour on average, loses the shard in hand, and is back after a minute and the time to load.
 What this leaves out: workers that share a disk, a link or a memory bus slow each other; that shows only on real machines, and no
 more than one was at hand. Made by `python -m benchmarks.scale`.
 
