@@ -117,9 +117,9 @@ the launchers (own shards first, then what nobody has):
 
 {table}
 
-"With losses": every worker is lost once an hour on average, loses the shard in hand, and is back after a minute and the time to load.
-What this leaves out: workers that share a disk, a link or a memory bus slow each other; that shows only on real machines, and no
-more than one was at hand. Made by `python -m benchmarks.scale`.
+"With losses": every worker is lost once an hour on average, loses the shard in hand, and is back after a minute and the time to
+load. What this leaves out: workers that share a disk, a link or a memory bus slow each other; that shows only on real machines, and
+no more than one was at hand. Made by `python -m benchmarks.scale`.
 
 A run ends at most one shard after the last one was begun, so efficiency falls only where a worker gets few shards (here 39 at 512
 workers); `--shard-tokens` sets how many there are.
