@@ -111,6 +111,7 @@ def test_export_from_the_command_line(model, corpus, tmp_path, capsys):
         (["--memory", "1MB"], "--memory allows 1 MB"),
         (["--rank", "3"], "--rank and --world-size belong together"),
         (["--rank", "3", "--world-size", "2"], "rank 3 of 2 does not exist"),
+        (["--rank", "0", "--world-size", "2", "--workers", "2"], "leave out --workers"),
         (["--workers", "0"], "--workers 0 is out of range"),
         (["--no-values"], "neither values nor statistics"),
     ],

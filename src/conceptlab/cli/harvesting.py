@@ -108,6 +108,10 @@ def rank_of(launch: LaunchOptions) -> tuple[int, int]:
     """This process's rank and how many there are; "auto" asks torchrun's and Slurm's environment."""
     if launch.rank is None and launch.world_size is None:
         return 0, 1
+    if launch.workers > 1 or launch.ray is not None:
+        raise InputError(
+            "--rank is for processes that were started elsewhere; leave out --workers and --ray, or --rank"
+        )
     if launch.rank == "auto":
         for rank, size in RANKS:
             if rank in os.environ and size in os.environ:
@@ -136,7 +140,8 @@ def _launcher(  # noqa: PLR0913 - who computes what
     from conceptlab.runs.ray_launch import ray_cluster
 
     address = None if launch.ray == "local" else launch.ray
-    return lambda on_tick: ray_cluster(job, launch.workers, address=address)  # noqa: ARG005 - actors report whole shards
+    gpus = float((loading.device or "").startswith("cuda"))  # Ray hides the GPUs that an actor did not ask for
+    return lambda on_tick: ray_cluster(job, launch.workers, address=address, gpus_per_worker=gpus)  # noqa: ARG005 - no ticks
 
 
 def _findable(source: str) -> str:

@@ -1,5 +1,6 @@
 """A corpus: documents in a fixed order, read as a stream, so that its size does not matter."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,8 +44,6 @@ class TextList:
 
     def fingerprint(self) -> str:
         """The sha256 of all texts."""
-        import hashlib
-
         digest = hashlib.sha256()
         for text in self.texts:
             content = text.encode("utf-8", "surrogatepass")

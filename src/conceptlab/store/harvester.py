@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conceptlab.errors import InputError, RunError
+from conceptlab.errors import RunError
 from conceptlab.model import Batch, Model
 from conceptlab.runs.ledger import Ledger
 from conceptlab.runs.moments import moment
 from conceptlab.runs.place import Place
-from conceptlab.store.manifest import Manifest, SiteSpec
+from conceptlab.store.manifest import Manifest
 from conceptlab.store.overlap import Overlap
 from conceptlab.store.plan import Plan, ShardTokens, read_tokens
 from conceptlab.store.rows import batches
@@ -92,33 +92,3 @@ def _stored(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     if values.dtype == dtype:
         return values.cpu(), None
     return values.to(dtype).cpu(), values.cpu()
-
-
-def site_specs(model: Model, sites: "list[str]", layers: "tuple[int, ...] | None") -> tuple[SiteSpec, ...]:
-    """The sites to store, with their layers and the shape of one token's value, asked of the model by one short forward.
-
-    `sites`: names (`resid_post`, all of `layers`) or single layers (`L5.resid_post`). Raises SiteError for a site or layer that the
-    model does not have, InputError for one whose size is not the same for every text.
-    """
-    from conceptlab.results import Site
-
-    wanted: dict[str, set[int]] = {}
-    for text in sites:
-        site = Site.parse(text)
-        if site.name == "pattern":
-            raise InputError("pattern has one value a pair of tokens, which no store of tokens holds; store q and k")
-        if site.units or site.position is not None:
-            raise InputError(f"{text!r} names units or a position; give whole sites, and tokens with --positions")
-        if site.kind == "end":
-            model.tap(site.name)
-            wanted.setdefault(site.name, set())
-            continue
-        chosen = [site.layer] if site.layer is not None else list(layers or model.layers_with(site.name)) or [0]
-        for layer in chosen:
-            model.tap(site.name, layer)
-        wanted.setdefault(site.name, set()).update(chosen)
-    if not wanted:
-        raise InputError("no site was named; give for example --sites resid_post")
-    ordered = {name: tuple(sorted(found)) for name, found in wanted.items()}
-    acts = model.capture(Batch(((1, 2, 3),)), ordered, positions="last")
-    return tuple(SiteSpec(name, found, tuple(acts.by_layer(name)[0].shape[1:])) for name, found in ordered.items())

@@ -103,6 +103,7 @@ class Manifest:
             and all(type(size) is int and 0 < size < 1 << 40 for size in (*sizes, *inner))
             and all(isinstance(site.name, str) and site.name.isidentifier() for site in self.sites)
             and self.dtype in DTYPES
+            and (self.tokens is None or (type(self.tokens) is int and self.tokens > 0))
             and isinstance(self.versions, Mapping)
             and isinstance(self.source, Mapping)
         )

@@ -22,10 +22,7 @@ from conceptlab.store.shard_statistics import ShardStatistics
 
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 ALIGN = 64  # bytes: where values begin in a file
-WRITERS = max(
-    1, min(8, (os.cpu_count() or 1) // 4)
-)  # threads that hash and write; hashing takes a core for each 0.4 GB/s
-
+WRITERS = max(1, min(8, (os.cpu_count() or 1) // 4))  # threads that hash (twice: file and block) and write
 PUBLISHERS = 8  # files that are flushed to the disk, or sent, at the same time: that is waiting, not work
 
 

@@ -31,14 +31,11 @@ def _of_shard(store: "Store", shard: int, folder: str, like: Statistics) -> Stat
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    commit = store.commit(shard)
-    name = next((name for name in commit.files if name.rpartition("/")[0] == folder), None)
-    if name is None:
-        raise ResultError(f"{store.place.url}: shard {shard} names no file in {folder}; {ADVICE}")
+    name, record = store.file_of(shard, folder)
     content = store.place.read(name)
     if content is None:
         raise ResultError(f"{store.place.url}/{name} is missing; {ADVICE}")
-    if store.verify and record_of(content) != commit.files[name]:
+    if store.verify and record_of(content) != record:
         raise ResultError(f"{store.place.url}/{name} is damaged; {ADVICE}")
     try:
         arrays = load(content)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conceptlab.errors import InputError, ResultError
 from conceptlab.numerics.streaming import Statistics
+from conceptlab.runs.blocks import FileRecord
 from conceptlab.runs.ledger import Commit, Ledger
 from conceptlab.runs.place import Place, place_of
 from conceptlab.runs.sealed import Damaged
@@ -142,12 +143,16 @@ class Store:
         """Statistics of every unit of one site and layer over the finished shards, as `read_statistics` says."""
         return read_statistics(self, name, layer)
 
+    def file_of(self, shard: int, folder: str) -> tuple[str, FileRecord]:
+        """The file of a finished shard in `acts/resid_post/3` or the like. Raises ResultError where its commit names none."""
+        for name, record in self.commit(shard).files.items():
+            if name.rpartition("/")[0] == folder:
+                return name, record
+        raise ResultError(f"{self.place.url}: shard {shard} names no file in {folder}; {ADVICE}")
+
     def _file(self, shard: int, folder: str) -> ShardFile:
-        commit = self.commit(shard)
-        name = next((name for name in commit.files if name.rpartition("/")[0] == folder), None)
-        if name is None:
-            raise ResultError(f"{self.place.url}: shard {shard} names no file in {folder}; {ADVICE}")
-        file = ShardFile(self.place, name, commit.files[name], verify=self.verify)
+        name, record = self.file_of(shard, folder)
+        file = ShardFile(self.place, name, record, verify=self.verify)
         expected = (self.plan.index["n_kept"][shard], *self.manifest.site(folder.split("/")[1]).shape)
         if (file.shape, str(file.dtype)) != (expected, f"torch.{self.manifest.dtype}"):
             raise ResultError(
@@ -169,6 +174,12 @@ class Store:
 
     def document(self, doc: int) -> DocumentView:
         """Where one document lies. Raises InputError where it is not in the finished part of the store."""
+        arrays = self._tokens_of(doc)
+        id, text = self._text(doc)
+        return DocumentView(doc, id, text, **arrays)
+
+    def _tokens_of(self, doc: int) -> dict[str, np.ndarray]:
+        """The kept tokens of a document in its own order; its text is not read."""
         pieces = [(number, shard) for number, shard in enumerate(self.shards) if self._holds(shard, doc)]
         found: dict[str, list[np.ndarray]] = {name: [] for name in ("index", "token", "position", "start", "end")}
         for number, shard in pieces:
@@ -180,10 +191,9 @@ class Store:
                 found[name].append(getattr(tokens, name)[mine])
         if not any(len(piece) for piece in found["index"]):
             raise InputError(f"document {doc} is not in the store; it has {self.plan.n_docs:,} documents")
-        id, text = self._text(doc)
         arrays = {name: np.concatenate(pieces) for name, pieces in found.items()}
         order = np.argsort(arrays["start"], kind="stable") if (arrays["start"] >= 0).all() else slice(None)
-        return DocumentView(doc, id, text, **{name: values[order] for name, values in arrays.items()})
+        return {name: values[order] for name, values in arrays.items()}
 
     def _holds(self, shard: int, doc: int) -> bool:
         """Whether a shard may hold tokens of a document: shards follow the corpus."""
@@ -206,7 +216,7 @@ class Store:
 
     def values(self, doc: int, name: str, layer: int | None = None) -> Tensor:
         """The values [token, …] of one document's kept tokens."""
-        return self.part(name, layer).take(self.document(doc).index)
+        return self.part(name, layer).take(self._tokens_of(doc)["index"])
 
     def __repr__(self) -> str:
         done = f"{len(self.shards)} of {self.plan.n_shards} shards"

@@ -81,9 +81,7 @@ class _Verifier:
     def run(self, progress: Progress) -> Verdict:
         plan, faults = self.store.plan, []
         finished = set(self.store.shards)
-        self.known |= {
-            name for name in self.place.names() if name.startswith("plan-") and name in _index_names(self.place)
-        }
+        self.known |= _index_names(self.place)
         with progress.task("verify", plan.n_shards) as task:
             for shard in range(plan.n_shards):
                 faults += self._planned(shard)

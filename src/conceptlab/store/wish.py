@@ -11,10 +11,10 @@ import torch
 
 from conceptlab.data.corpus import Corpus
 from conceptlab.errors import InputError
-from conceptlab.model import Model
+from conceptlab.model import Batch, Model
+from conceptlab.results import Site
 from conceptlab.runs.sealed import record_id
-from conceptlab.store.harvester import site_specs
-from conceptlab.store.manifest import DTYPES, Manifest
+from conceptlab.store.manifest import DTYPES, Manifest, SiteSpec
 from conceptlab.store.rows import Layout
 
 VERSIONS = ("conceptlab", "torch", "transformers", "safetensors", "pyarrow")
@@ -107,6 +107,34 @@ def _check(wish: Wish, model: Model) -> None:
         raise InputError(f'positions {wish.positions!r} are not known; use "all", "last" or indices such as 0,-1')
     if not (wish.values or wish.statistics):
         raise InputError("neither values nor statistics are to be kept; leave one of them on")
+
+
+def site_specs(model: Model, sites: "list[str]", layers: "tuple[int, ...] | None") -> tuple[SiteSpec, ...]:
+    """The sites to store, with their layers and the shape of one token's value, asked of the model by one short forward.
+
+    `sites`: names (`resid_post`, all of `layers`) or single layers (`L5.resid_post`). Raises SiteError for a site or layer that the
+    model does not have, InputError for one whose size is not the same for every text.
+    """
+    wanted: dict[str, set[int]] = {}
+    for text in sites:
+        site = Site.parse(text)
+        if site.name == "pattern":
+            raise InputError("pattern has one value a pair of tokens, which no store of tokens holds; store q and k")
+        if site.units or site.position is not None:
+            raise InputError(f"{text!r} names units or a position; give whole sites, and tokens with --positions")
+        if site.kind == "end":
+            model.tap(site.name)
+            wanted.setdefault(site.name, set())
+            continue
+        chosen = [site.layer] if site.layer is not None else list(layers or model.layers_with(site.name)) or [0]
+        for layer in chosen:
+            model.tap(site.name, layer)
+        wanted.setdefault(site.name, set()).update(chosen)
+    if not wanted:
+        raise InputError("no site was named; give for example --sites resid_post")
+    ordered = {name: tuple(sorted(found)) for name, found in wanted.items()}
+    acts = model.capture(Batch(((1, 2, 3),)), ordered, positions="last")
+    return tuple(SiteSpec(name, found, tuple(acts.by_layer(name)[0].shape[1:])) for name, found in ordered.items())
 
 
 def revision_of(model: Model) -> str:
