@@ -10,7 +10,7 @@ import pytest
 
 from conceptlab.pages import Figure, Note, Report, Section, render_report
 from conceptlab.pages.bundle import begin_bundle
-from conceptlab.pages.render import data_block
+from conceptlab.pages.templates import data_block
 from conceptlab.pages.spark import spark_area, spark_path
 from conceptlab.plot import Chart
 

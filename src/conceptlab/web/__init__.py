@@ -1,0 +1,1 @@
+"""`conceptlab view`: a local web application over atlases, with the live model behind it."""

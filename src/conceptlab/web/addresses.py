@@ -1,0 +1,10 @@
+"""Which page answers which address. A page takes a request and gives a response (see `view.answer` and `panels.panel`)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from conceptlab.web.pages import status
+
+GET = ["GET"]
+
+PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (("/live", status.live, GET),)
