@@ -18,7 +18,7 @@ from conceptlab.results.saving import write_bytes
 def render_report(report: Report) -> str:
     """The whole page. It loads nothing: the policy forbids every request, inline handlers, eval and other scripts."""
     bundle = begin_bundle()
-    style, script = asset("base.css") + asset("report.css"), asset("report.js")
+    style, script = asset("base.css") + asset("report.css"), asset("figures.js") + asset("report.js")
     page = templates().get_template("report.html.j2")
     values = {"report": report, "style": Markup(style), "script": Markup(script), "themes": themes()}
     drawing = bundle.result()
