@@ -2,6 +2,7 @@
 
 manifest.json               written last: model, data hash, seed, versions, times, and the sha256 of every concept.json
 geometry/                   Scores (zarr), where there is one
+overview/                   Scores (zarr): every concept's curve and verdict in one table, so that it can be shown at once
 concepts/<slug>/            one folder a concept: depth/ heads/ neurons/ effects/ (zarr), direction/ (safetensors)
 concepts/<slug>/concept.json  written last: the concept's numbers and the sha256 of every file of its folder
 """
@@ -94,12 +95,14 @@ def save_atlas(atlas: "Atlas", folder: Path) -> Path:
         save_concept(concept_folder(folder, concept.name), concept)
     if atlas.geometry is not None:
         atlas.geometry.save(folder / "geometry")
+    overview = _save_overview(atlas, folder / "overview")
     kept = {slug(c.name) for c in atlas.concepts}
     record = {
         "kind": "atlas",
         "model": {k: _write(v) for k, v in atlas.model.items()},
         "concepts": {c.name: _seal_hash(concept_folder(folder, c.name)) for c in atlas.concepts},
         "geometry": file_hashes(folder / "geometry") if atlas.geometry is not None else None,
+        "overview": overview,
         "provenance": _write(atlas.provenance.to_record()),
         "seconds": _write(atlas.seconds),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -109,6 +112,18 @@ def save_atlas(atlas: "Atlas", folder: Path) -> Path:
         if old.parent.name not in kept:
             shutil.rmtree(old.parent, ignore_errors=True)
     return folder
+
+
+def _save_overview(atlas: "Atlas", folder: Path) -> dict[str, str] | None:
+    """Write the overview and give its hashes; None, and no older one stays, where there is none."""
+    from conceptlab.atlas.overview import overview_of
+
+    overview = overview_of(atlas.concepts, atlas.provenance)
+    if overview is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    overview.save(folder)
+    return file_hashes(folder)
 
 
 def load_atlas(folder: Path) -> "Atlas":
@@ -135,6 +150,8 @@ def _atlas_of(record: dict[str, Any], folder: Path) -> "Atlas":
     if record["geometry"] is not None:
         check_files(folder / "geometry", record["geometry"])
         geometry = Scores.load(folder / "geometry")
+    if record.get("overview") is not None:  # atlases written before there were overviews have none
+        check_files(folder / "overview", record["overview"])
     return Atlas(
         model={k: _read(v) for k, v in record["model"].items()},
         concepts=tuple(concepts),
