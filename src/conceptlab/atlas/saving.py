@@ -83,10 +83,23 @@ def load_concept(folder: Path | str) -> "ConceptMap":
         parts: dict[str, Any] = {
             part: kind.load(folder / part) if part in record["parts"] else None for part, kind in PARTS.items()
         }
-        values: dict[str, Any] = {name: _read(value) for name, value in record["values"].items()}
-        return ConceptMap(**values, **parts)
+        return ConceptMap(**concept_values(record), **parts)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultError(f"{folder} holds no concept of an atlas ({error!r}); run it again") from error
+
+
+def concept_values(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ConceptMap` besides its parts, from what stands in `concept.json`."""
+    return {name: _read(value) for name, value in record["values"].items()}
+
+
+def manifest_values(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Model, provenance and seconds of an `Atlas`, from what stands in `manifest.json`."""
+    return {
+        "model": {k: _read(v) for k, v in record["model"].items()},
+        "provenance": Provenance.from_record(_read(record["provenance"])),
+        "seconds": _read(record["seconds"]),
+    }
 
 
 def save_atlas(atlas: "Atlas", folder: Path) -> Path:
@@ -100,7 +113,7 @@ def save_atlas(atlas: "Atlas", folder: Path) -> Path:
     record = {
         "kind": "atlas",
         "model": {k: _write(v) for k, v in atlas.model.items()},
-        "concepts": {c.name: _seal_hash(concept_folder(folder, c.name)) for c in atlas.concepts},
+        "concepts": {c.name: seal_hash(concept_folder(folder, c.name)) for c in atlas.concepts},
         "geometry": file_hashes(folder / "geometry") if atlas.geometry is not None else None,
         "overview": overview,
         "provenance": _write(atlas.provenance.to_record()),
@@ -142,7 +155,7 @@ def _atlas_of(record: dict[str, Any], folder: Path) -> "Atlas":
     for name, expected in record["concepts"].items():
         at = concept_folder(folder, name)
         concepts.append(load_concept(at))
-        if _seal_hash(at) != expected:
+        if seal_hash(at) != expected:
             raise ResultError(
                 f"{at / SEAL} is not the one of {folder / 'manifest.json'}; run it again or restore a copy"
             )
@@ -152,13 +165,7 @@ def _atlas_of(record: dict[str, Any], folder: Path) -> "Atlas":
         geometry = Scores.load(folder / "geometry")
     if record.get("overview") is not None:  # atlases written before there were overviews have none
         check_files(folder / "overview", record["overview"])
-    return Atlas(
-        model={k: _read(v) for k, v in record["model"].items()},
-        concepts=tuple(concepts),
-        geometry=geometry,
-        provenance=Provenance.from_record(_read(record["provenance"])),
-        seconds=_read(record["seconds"]),
-    )
+    return Atlas(concepts=tuple(concepts), geometry=geometry, **manifest_values(record))
 
 
 def _values(concept: "ConceptMap") -> dict[str, Any]:
@@ -186,7 +193,8 @@ def _read(value: Any) -> Any:
     return tuple(_read(v) for v in value) if isinstance(value, list) else value
 
 
-def _seal_hash(folder: Path) -> str:
+def seal_hash(folder: Path) -> str:
+    """The sha256 of a concept's `concept.json`, as the manifest holds it."""
     return hashlib.sha256((folder / SEAL).read_bytes()).hexdigest()
 
 
