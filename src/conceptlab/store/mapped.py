@@ -3,9 +3,11 @@ touched; of thousands only the last used are open."""
 
 import math
 import mmap
+import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +21,7 @@ from conceptlab.runs.sealed import Damaged
 from conceptlab.store.shard_files import read_header
 
 ADVICE = "`conceptlab store verify` lists what is damaged and `conceptlab store repair` computes it again"
+STRETCH = 4 << 20  # bytes that are read at once
 OPEN = 128  # files of a part that stay mapped
 
 
@@ -85,6 +88,46 @@ class ShardFile:
         steps = np.arange(1 + width // BLOCK + 1)[:, None]  # a token may lie in several blocks
         self._check(np.unique(np.minimum(first + steps, last)))
 
+    def scatter(self, tokens: np.ndarray, out: Tensor, slots: np.ndarray) -> None:
+        """Copy tokens (in rising order) into `out` at `slots`, a stretch of neighbours at a time, checked as they are read."""
+        width = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if not width or not len(tokens):
+            return
+        rows = out.view(torch.uint8).reshape(len(out), width).numpy().view(f"V{width}")[:, 0]
+        with self._reader() as read:
+            for first, last in _stretches(tokens, max(1, STRETCH // width)):
+                start, end = (self.start + int(tokens[at]) * width for at in (first, last))
+                content = np.frombuffer(read(start, end + width), dtype=f"V{width}")
+                rows[slots[first : last + 1]] = content
+
+    @contextmanager
+    def _reader(self) -> "Iterator[Callable[[int, int], memoryview]]":
+        """What gives checked bytes of the file. Reading a local file costs less than touching its pages one by one."""
+        path = self.place.local(self.name)
+        if path is None:
+            yield self._held_bytes
+            return
+        with disk(path, missing=True), path.open("rb", buffering=0) as file:
+            yield lambda start, end: self._read_bytes(file.fileno(), start, end)
+
+    def _held_bytes(self, start: int, end: int) -> memoryview:
+        self._touch(start, end)
+        return memoryview(self._bytes)[start:end]
+
+    def _read_bytes(self, descriptor: int, start: int, end: int) -> memoryview:
+        """Bytes start to end; whole blocks are read where one of them is to be checked."""
+        blocks = range(start // BLOCK, -(-end // BLOCK))
+        wanted = [index for index in blocks if self.verify and not self.checked[index]]
+        first = min(start, wanted[0] * BLOCK) if wanted else start
+        last = max(end, min((wanted[-1] + 1) * BLOCK, self.record.size)) if wanted else end
+        content = memoryview(_read_whole(descriptor, first, last))
+        if len(content) != last - first:
+            raise self._error(f"{self.name} ends at byte {first + len(content):,} of {self.record.size:,}")
+        for index in wanted:
+            inside = content[index * BLOCK - first : min((index + 1) * BLOCK, self.record.size) - first]
+            self._check_bytes(index, inside)
+        return content[start - first : end - first]
+
     def _touch(self, start: int, end: int) -> None:
         self._check(np.arange(start // BLOCK, -(-end // BLOCK)))
 
@@ -104,11 +147,14 @@ class ShardFile:
             self._bytes[first:last] = self._fetch(first, last)
             self.fetched[index] = True
         if self.verify and not self.checked[index]:
-            try:
-                self.record.check_block(self.name, index, memoryview(self._bytes)[first:last])
-            except Damaged as error:
-                raise self._error(str(error)) from error
-            self.checked[index] = True
+            self._check_bytes(index, memoryview(self._bytes)[first:last])
+
+    def _check_bytes(self, index: int, content: memoryview) -> None:
+        try:
+            self.record.check_block(self.name, index, content)
+        except Damaged as error:
+            raise self._error(str(error)) from error
+        self.checked[index] = True
 
     def _fetch(self, start: int, end: int) -> bytes:
         """Bytes of a file that is elsewhere."""
@@ -122,6 +168,28 @@ class ShardFile:
 
     def _error(self, what: str) -> ResultError:
         return ResultError(f"{self.place.url}/{what}; {ADVICE}")
+
+
+def _stretches(tokens: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
+    """First and last place of each run of neighbours among rising tokens, none longer than `longest`."""
+    ends = np.append(np.flatnonzero(np.diff(tokens) != 1), len(tokens) - 1)
+    first = 0
+    for end in ends.tolist():
+        for start in range(first, end + 1, longest):
+            yield start, min(start + longest - 1, end)
+        first = end + 1
+
+
+def _read_whole(descriptor: int, start: int, end: int) -> np.ndarray:
+    """Bytes start to end of an open file, fewer where it ends before."""
+    content = np.empty(end - start, dtype=np.uint8)
+    view, got = memoryview(content), 0
+    while got < len(content):
+        more = os.preadv(descriptor, [view[got:]], start + got)
+        if not more:
+            break
+        got += more
+    return content[:got]
 
 
 class OpenFiles:

@@ -59,14 +59,18 @@ class Part(Sequence[Tensor]):
             return self._rising(index[order])[torch.from_numpy(back)]
         return self._rising(index)
 
-    def touch(self, index: np.ndarray) -> None:
-        """Fetch and check what holds these tokens (in rising order), and nothing else."""
-        for file, inside, _ in self._runs(index):
-            file.touch_all(inside)
+    def empty(self, n: int) -> Tensor:
+        """Memory for `n` tokens [token, …]."""
+        return torch.empty((n, *self.shape[1:]), dtype=self.dtype)
+
+    def scatter(self, index: np.ndarray, out: Tensor, slots: np.ndarray) -> None:
+        """Put tokens (in rising order) into `out` [slot, …] at their `slots`, reading and checking on the way."""
+        for file, inside, rows in self._runs(index):
+            file.scatter(inside, out, slots[rows])
 
     def _rising(self, index: np.ndarray) -> Tensor:
         """Tokens in rising order: each file gives a run of rows."""
-        found = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        found = self.empty(len(index))
         for file, inside, rows in self._runs(index):
             file.touch_all(inside)
             torch.index_select(file.whole, 0, torch.from_numpy(inside), out=found[rows])

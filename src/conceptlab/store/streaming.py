@@ -4,6 +4,9 @@ The store is cut into chunks of neighbouring tokens; chunks are shuffled over th
 buffer, and the tokens of a group are dealt into batches (the last one of a group may be short), in stored order inside a batch. The
 next group is read ahead. A worker takes every n-th group: the batches of all workers together, in the order of their groups, are
 those of one.
+
+Minimal work for a byte: one copy out of the system's cache, one sha256 the first time, one copy to its place in a batch. Reading
+threads do all three while a block is in their processor's cache, so the training loop is only given views.
 """
 
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from conceptlab.errors import InputError
 from conceptlab.store.store import Store
 
 CHUNK = 256  # neighbouring tokens that are read together
-AHEAD = 2  # threads that read and check the next group
+AHEAD = 4  # threads that read and check the next group; more than cores, since some wait for the disk
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,12 @@ class Shuffled(IterableDataset[Drawn]):
         info = get_worker_info()
         workers, mine = (1, 0) if info is None else (info.num_workers, info.id)
         own = self._own(self.rank * workers + mine, self.world_size * workers)
-        with ThreadPoolExecutor(AHEAD) as ahead:
-            ready = self._begin(ahead, next(own, None))
-            while ready is not None:
-                (at, group, number), reading = ready
-                ready = self._begin(ahead, next(own, None))  # the next group is read while this one is used
-                for read in reading:
-                    read.result()
-                yield from self._drawn(at, group, number)
+        with ThreadPoolExecutor(AHEAD) as threads:
+            ahead = self._begin(threads, next(own, None))
+            while ahead is not None:
+                group = ahead
+                ahead = self._begin(threads, next(own, None))  # the next group is read while this one is used
+                yield from group.batches(self.batch)
 
     def _own(self, worker: int, workers: int) -> Iterator[tuple[int, np.ndarray, int]]:
         """The groups of one worker: their number in the epoch, their tokens, the number of their first batch."""
@@ -86,13 +87,22 @@ class Shuffled(IterableDataset[Drawn]):
                 yield at, group, number
             number += -(-len(group) // self.batch)
 
-    def _begin(
-        self, ahead: ThreadPoolExecutor, own: tuple[int, np.ndarray, int] | None
-    ) -> "tuple[tuple[int, np.ndarray, int], list[Future[None]]] | None":
-        """Have the blocks of a group fetched and checked by other threads."""
+    def _begin(self, threads: ThreadPoolExecutor, own: tuple[int, np.ndarray, int] | None) -> "_Group | None":
+        """Have the values of a group fetched, checked and put where its batches want them, by other threads."""
         if own is None:
             return None
-        return own, [ahead.submit(part.touch, own[1]) for part in self.parts.values()]
+        at, tokens, number = own
+        order = self._order(at, len(tokens))
+        slots = np.empty_like(order)
+        slots[order] = np.arange(len(order))
+        values = {name: part.empty(len(tokens)) for name, part in self.parts.items()}
+        reading = [threads.submit(part.scatter, tokens, values[name], slots) for name, part in self.parts.items()]
+        return _Group(number, tokens[order], values, reading)
+
+    def _order(self, at: int, size: int) -> np.ndarray:
+        """Which token of a group comes at each place of its batches, one after the other."""
+        order = np.random.default_rng([self.seed, self.epoch, at + 1]).permutation(size)
+        return np.concatenate([np.sort(order[start : start + self.batch]) for start in range(0, size, self.batch)])
 
     def _groups(self) -> Iterator[np.ndarray]:
         """The tokens [token] of each group, in stored order within a chunk."""
@@ -104,8 +114,19 @@ class Shuffled(IterableDataset[Drawn]):
             tokens = (first[:, None] + np.arange(CHUNK)).ravel()
             yield tokens[tokens < n_tokens]
 
-    def _drawn(self, at: int, group: np.ndarray, number: int) -> Iterator[Drawn]:
-        order = np.random.default_rng([self.seed, self.epoch, at + 1]).permutation(len(group))
-        for start in range(0, len(order), self.batch):
-            index = group[np.sort(order[start : start + self.batch])]
-            yield Drawn(number + start // self.batch, {n: part.take(index) for n, part in self.parts.items()}, index)
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Tokens that lie in memory together: `index` [token] in the order of the batches, `values` by part, who still reads them."""
+
+    number: int
+    index: np.ndarray
+    values: dict[str, Tensor]
+    reading: list[Future[None]]
+
+    def batches(self, size: int) -> Iterator[Drawn]:
+        for read in self.reading:
+            read.result()
+        for start in range(0, len(self.index), size):
+            chosen = slice(start, start + size)
+            yield Drawn(self.number + start // size, {n: v[chosen] for n, v in self.values.items()}, self.index[chosen])
