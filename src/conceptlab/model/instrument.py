@@ -41,9 +41,10 @@ class Instrument:
     _seen: int = 0
 
     @contextmanager
-    def generating(self, prompt: Tensor) -> Iterator[None]:
-        """Count positions in prompts of `prompt` [row] real tokens, left-padded, while the library generates."""
-        self.prompt, self._seen = prompt, 0
+    def generating(self, prompt: Tensor, seen: int = 0) -> Iterator[None]:
+        """Count positions in prompts of `prompt` [row] real tokens, left-padded, while the library generates; `seen` columns went
+        through before."""
+        self.prompt, self._seen = prompt, seen
         try:
             with self.active():
                 yield
