@@ -1,11 +1,13 @@
 """Shuffled reading: every token once, the same order for any number of workers, another one in another epoch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from conceptlab.errors import InputError
+from conceptlab.errors import InputError, ResultError
 from conceptlab.store import Store, Wish
 from conceptlab.store.streaming import CHUNK, Shuffled
 from tests.reliability.small import corpus, harvest
@@ -85,3 +87,27 @@ def test_of_many_files_only_some_are_open(store: Store, monkeypatch: pytest.Monk
         assert torch.equal(batch.values["resid_post/1"], plain[torch.from_numpy(batch.index)])
     assert len(part.files._held) <= 2 < len(store.shards)
     assert all(checked.all() for checked in part.files._checked.values())
+
+
+@pytest.mark.parametrize("at", [5_000, -7])
+def test_a_flipped_byte_is_noticed_and_an_unchecked_reader_says_nothing(tmp_path: Path, at: int) -> None:
+    harvest(tmp_path, Wish(("resid_post",), context=16, batch_tokens=512, shard_tokens=1000, threads=1), corpus(600))
+    file = sorted((tmp_path / "acts" / "resid_post").rglob("*.safetensors"))[1]
+    content = bytearray(file.read_bytes())
+    content[at] ^= 4
+    file.write_bytes(content)
+    parts: list[tuple[str, int | None]] = [("resid_post", 0), ("resid_post", 1)]
+    with pytest.raises(ResultError, match="damaged"):
+        list(Shuffled(Store.open(tmp_path), parts, batch=64, buffer_tokens=4 * CHUNK))
+    assert list(Shuffled(Store.open(tmp_path, verify=False), parts, batch=64, buffer_tokens=4 * CHUNK))
+
+
+def test_a_store_that_is_elsewhere_gives_the_same_batches(store: Store) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(store.place.url, "/streamed", recursive=True)
+    away = Shuffled(Store.open("memory://streamed"), PARTS, batch=64, buffer_tokens=3 * CHUNK)
+    for here, there in zip(Shuffled(store, PARTS, batch=64, buffer_tokens=3 * CHUNK), away, strict=True):
+        assert np.array_equal(here.index, there.index)
+        assert all(torch.equal(here.values[name], there.values[name]) for name in here.values)
