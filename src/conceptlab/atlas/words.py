@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
 def lede(atlas: "Atlas") -> str:
     """One paragraph over the whole atlas."""
-    total, found = len(atlas.concepts), [c for c in atlas.concepts if c.found]
-    used = [c for c in found if is_used(c)]
-    measured = [c for c in found if c.effect is not None]
-    name = visible(str(atlas.model.get("name", "")), 80)
+    found = [c for c in atlas.concepts if c.found]
+    used = sum(map(is_used, found)) if any(c.effect is not None for c in found) else None
+    return counted(str(atlas.model.get("name", "")), len(atlas.concepts), len(found), used)
+
+
+def counted(model: str, total: int, found: int, used: int | None) -> str:
+    """How many concepts can be read and of how many a change does more than random ones (`used`, None: not measured)."""
     one = "concept" if total == 1 else "concepts"
-    first = f"{len(found)} of {total} {one} can be read from {name} better than from shuffled labels."
-    if not measured:
+    first = f"{found:,} of {total:,} {one} can be read from {visible(model, 80)} better than from shuffled labels."
+    if used is None:
         return first
-    return f"{first} For {len(used)} of them, changing the model's own direction does more than random changes of the same size."
+    return f"{first} For {used:,} of them, changing the model's own direction does more than random changes of the same size."
 
 
 def findings(concept: "ConceptMap", n_concepts: int) -> dict[str, str]:

@@ -3,8 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from conceptlab.web.pages import status
+from conceptlab.web.pages import home, status, steer
 
 GET = ["GET"]
 
-PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (("/live", status.live, GET),)
+PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (
+    ("/live", status.live, GET),
+    ("/", home.home, GET),
+    ("/overview", home.overview, GET),
+    ("/concepts", home.concept_table, GET),
+    ("/steer", steer.steer, GET),
+    ("/stream/steer", steer.stream, GET),
+)
