@@ -64,17 +64,22 @@ class Continuation:
             )
         for edit in self.edits:
             model.check_edit(edit)
-        self.n_new, self.new, self.log_probs = n_new, [], []
+        self.n_new = n_new
+        self.new: list[int] = []
+        self.log_probs: list[Tensor] = []
         self._generator = torch.Generator(device=model.device).manual_seed(seed)
         self._past: Any = None
         self._stop = _ends(model)
-        self._said = ""
+        self._said = self._whole()
         self.over = n_new < 1
 
     @property
     def text(self) -> str:
         """The new text so far, without special tokens."""
         return self.model.tokenizer.decode(self.new, skip_special_tokens=True)
+
+    def _whole(self) -> str:
+        return self.model.tokenizer.decode([*self.prompt, *self.new], skip_special_tokens=True)
 
     def step(self) -> Token:
         """Write one more token. Raises InputError where the text is over."""
@@ -88,7 +93,7 @@ class Continuation:
         self.new.append(chosen)
         ends = self._stop is not None and bool((self._stop == chosen).any())
         self.over = ends or len(self.new) >= self.n_new
-        said, self._said = self._said, self.text
+        said, self._said = self._said, self._whole()
         added = self._said[len(said) :] if self._said.startswith(said) else self.model.tokenizer.decode([chosen])
         if self.over:
             self._past = None
