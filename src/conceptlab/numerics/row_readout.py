@@ -1,0 +1,83 @@
+"""What one keeps of long rows of logits: their largest entries, log-sum, entropy, and the log-probability and rank of chosen
+entries.
+
+Rows are read in blocks that stay in the cache, because a row of a vocabulary is read several times: for the maxima of its groups,
+for the exponentials, and once for each chosen entry. The k largest of a row lie in the k groups with the largest maxima, so only
+those groups are searched. Exact against sorting and `log_softmax` up to rounding.
+"""
+
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 1 << 19
+SMALL = 4096  # columns up to which a row is searched whole
+
+
+class RowReadout(NamedTuple):
+    """`top`, `top_ids` [row, k], the largest first, `log_sum` and `entropy` [row], `log_prob` and `rank` [row, n] of the chosen."""
+
+    top: Tensor
+    top_ids: Tensor
+    log_sum: Tensor
+    entropy: Tensor
+    log_prob: Tensor
+    rank: Tensor
+
+
+@torch.no_grad()
+def read_rows(logits: Tensor, ids: Tensor, k: int, *, block_bytes: int = BLOCK_BYTES) -> RowReadout:
+    """Read rows `logits` [row, column]; `ids` [row, n] are the chosen columns, `k` is at most the number of columns.
+
+    `top` holds log-probabilities; a rank is 1 for the largest entry, and entries that tie share their middle rank. Entropy in nats.
+    """
+    size = max(2, block_bytes // (4 * logits.shape[1]))
+    space = torch.empty(2, min(size, len(logits)), logits.shape[1], device=logits.device)
+    parts = [
+        _read(logits[at : at + size].float(), ids[at : at + size].to(logits.device), k, space)
+        for at in range(0, len(logits), size)
+    ]
+    return RowReadout(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _read(x: Tensor, ids: Tensor, k: int, space: Tensor) -> RowReadout:
+    shifted, odds = space[0, : len(x)], space[1, : len(x)]
+    top, top_ids = largest(x, k)
+    torch.sub(x, top[:, :1], out=shifted)
+    torch.exp(shifted, out=odds)
+    total = odds.sum(1)
+    mean = torch.linalg.vecdot(odds, shifted) / total
+    if not bool(
+        torch.isfinite(mean).all()
+    ):  # minus infinity, which some models give to tokens that never come, times zero
+        mean = (odds * shifted).nan_to_num(0.0).sum(1) / total
+    log_sum = top[:, 0] + total.log()
+    chosen = x.gather(1, ids)
+    rank = torch.stack([_rank(x, value, odds) for value in chosen.unbind(1)], 1) if ids.shape[1] else chosen
+    return RowReadout(top - log_sum[:, None], top_ids, log_sum, total.log() - mean, chosen - log_sum[:, None], rank)
+
+
+def _rank(x: Tensor, value: Tensor, space: Tensor) -> Tensor:
+    """Rank [row] of a value that stands in its row, entries that tie sharing their middle rank; `space` is overwritten."""
+    above = torch.gt(x, value[:, None], out=space).sum(1)
+    reached = torch.ge(x, value[:, None], out=space).sum(1)
+    return (above + reached + 1) / 2
+
+
+def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and columns [row, k] of the k largest entries of every row [row, column]."""
+    n = x.shape[1]
+    width = max(64, isqrt(n))
+    groups = n // width
+    if n <= SMALL or groups < 4 * k:
+        return x.topk(k, 1)
+    whole = groups * width
+    highest = x[:, :whole].unflatten(1, (groups, width)).amax(2)
+    best = highest.topk(k, 1, sorted=False).indices
+    places = (best[:, :, None] * width + torch.arange(width, device=x.device)).flatten(1)
+    rest = torch.arange(whole, n, device=x.device).expand(len(x), -1)
+    places = torch.cat([places, rest], 1)
+    found, at = x.gather(1, places).topk(k, 1)
+    return found, places.gather(1, at)

@@ -1,0 +1,167 @@
+"""The logit lens over a whole prompt: what every layer would say at every token, read from the kept pass.
+
+The smallest arithmetic that gives it: one forward without unembedding, then one unembedding of (layers + 1) x tokens rows, 2
+d_model d_vocab operations each, in blocks of rows of all layers together; the block's logits are read while they are in the cache
+(`numerics.row_readout`) and thrown away, so memory is one block (`lens_pass.BUDGET_BYTES`) however long the prompt is. The lens is
+the model's own (`Model.lens`), and equals `measure.lenses.logit_lens`, which the tests hold it against. Control: for the target,
+random tokens in its place, as in `logit_lens`; for the first choice, `RANDOM_STREAMS` random streams a layer with the norm of one
+of its tokens.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptlab.errors import InputError
+from conceptlab.evidence.random_tokens import token_pool
+from conceptlab.measure.lenses.lens_pass import token_chunks
+from conceptlab.measure.lenses.targets import token_texts
+from conceptlab.numerics.row_readout import read_rows
+from conceptlab.web.jobs import Said
+from conceptlab.web.live.one_pass import Prompt, loaded, one_pass, read_prompt, shown_token, token_id
+
+if TYPE_CHECKING:
+    from conceptlab.model import Model
+
+TOP = 5
+RANDOM_STREAMS = 8
+RANDOM_TOKENS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class LensGrid:
+    """Read-outs with leading axes [layer, token]; layers `embed`, 0, ...; `target` [token] ids; `names` the text of every id used.
+
+    `control` [layer]: of random streams the probability of the first choice and the entropy, of random tokens in the target's place
+    probability and rank.
+    """
+
+    prompt: Prompt
+    layers: tuple[str, ...]
+    top_id: np.ndarray
+    top_prob: np.ndarray
+    entropy: np.ndarray
+    target: np.ndarray
+    target_prob: np.ndarray
+    target_rank: np.ndarray
+    control: dict[str, np.ndarray]
+    names: dict[int, str]
+    asked: bool
+    d_vocab: int
+
+
+def lens_grid(live: Any, text: str, target: str = "") -> Generator[Said, None, LensGrid]:
+    """The grid of a prompt; `target` is a token (text or #id), or the next token of the prompt where it is empty.
+
+    Raises InputError for a prompt or token that does not fit, SiteError where the model has no lens.
+    """
+    model = yield from loaded(live)
+    prompt = read_prompt(model, text)
+    model.lens(torch.zeros(1, model.d_model, dtype=model.unembedding.dtype, device=model.unembedding.device))
+    asked = None if not target else token_id(model, target, "target")
+    yield Said(0.02, f"one pass of {len(prompt)} tokens")
+    streams = one_pass(model, prompt).streams[:, 0]
+    targets = targets_of(model, prompt, streams[-1, -1:], asked)
+    rows, ids, drawn = rows_to_read(streams, targets, model.unembedding.shape[0])
+    found: list[tuple[np.ndarray, ...]] = []
+    for chunk in token_chunks(len(rows), model.unembedding.shape[0]):
+        found.append(tuple(part.cpu().numpy() for part in read_block(model, rows[chunk], ids[chunk], drawn[chunk])))
+        yield Said(0.1 + 0.9 * chunk.stop / len(rows), f"{chunk.stop} of {len(rows)} streams read")
+    return made_grid(model, prompt, targets, found, asked is not None)
+
+
+@torch.no_grad()
+def read_block(model: "Model", rows: Tensor, ids: Tensor, drawn: Tensor) -> tuple[Tensor, ...]:
+    """Probabilities and ids of the first choices, entropy, probability and rank of `ids` [row], of streams [row, d_model]; the same
+    two of the random tokens `drawn` [row, n], NaN where a row has none (-1)."""
+    logits = model.lens(rows)
+    read = read_rows(logits, ids[:, None], min(TOP, logits.shape[1]))
+    beside = torch.full((2, *drawn.shape), torch.nan)
+    has = drawn[:, 0] >= 0
+    if bool(has.any()):
+        some = read_rows(logits[has.to(logits.device)], drawn[has], 1)
+        beside[:, has] = torch.stack([some.log_prob, some.rank]).cpu()
+    return (
+        read.top.exp(),
+        read.top_ids,
+        read.entropy,
+        read.log_prob[:, 0].exp(),
+        read.rank[:, 0],
+        beside[0].exp(),
+        beside[1],
+    )
+
+
+@torch.no_grad()
+def targets_of(model: "Model", prompt: Prompt, last: Tensor, asked: int | None) -> Tensor:
+    """The target id of every token: the asked one, else the next token, and at the end what the model says first."""
+    if asked is not None:
+        return torch.full((len(prompt),), asked)
+    return torch.tensor([*prompt.ids[1:], int(model.lens(last)[0].argmax())])
+
+
+def rows_to_read(streams: Tensor, targets: Tensor, d_vocab: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Streams [row, d_model] of all layers and tokens, then of the random ones; target ids [row]; random tokens [row, n], of which
+    a layer has about `RANDOM_TOKENS` (-1: a row without)."""
+    n_layers, n_tokens, width = streams.shape
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    pool = token_pool(targets.numpy(), d_vocab)
+    each = max(1, min(8, RANDOM_TOKENS // n_tokens))
+    drawn = pool[rng.integers(0, len(pool), (n_layers, n_tokens, each))]
+    some = rng.permuted(np.tile(np.arange(n_tokens), (n_layers, 1)), axis=1) < RANDOM_TOKENS
+    drawn = torch.from_numpy(np.where(some[..., None], drawn, -1)).flatten(0, 1)
+    like = torch.from_numpy(rng.integers(0, n_tokens, (n_layers, RANDOM_STREAMS)))
+    norms = streams.float().norm(dim=2).cpu().gather(1, like)[..., None]
+    noise = torch.randn(n_layers, RANDOM_STREAMS, width, generator=generator)
+    noise = (noise / noise.norm(dim=2, keepdim=True) * norms).flatten(0, 1)
+    ids = torch.cat([targets.repeat(n_layers), targets.new_zeros(len(noise))])
+    rows = torch.cat([streams.flatten(0, 1), noise.to(streams)])
+    return rows, ids, torch.cat([drawn, drawn.new_full((len(noise), each), -1)])
+
+
+def made_grid(
+    model: "Model", prompt: Prompt, targets: Tensor, found: list[tuple[np.ndarray, ...]], asked: bool
+) -> LensGrid:
+    """Put blocks of rows together and cut off the controls."""
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    n_layers, n = model.n_layers + 1, len(prompt)
+    real = [c[: n_layers * n].reshape(n_layers, n, *c.shape[1:]) for c in columns]
+    random = [c[n_layers * n :].reshape(n_layers, RANDOM_STREAMS, *c.shape[1:]) for c in columns]
+    control = {
+        "top_prob": random[0][..., 0].mean(1),
+        "entropy": random[2].mean(1),
+        "target_prob": np.nanmean(real[5], (1, 2)),
+        "target_rank": np.nanmean(real[6], (1, 2)),
+    }
+    used = np.unique(np.concatenate([real[1].ravel(), targets.numpy()]))
+    names = dict(zip(used.tolist(), names_of(model, used), strict=True))
+    return LensGrid(
+        prompt, ("embed", *map(str, range(model.n_layers))), real[1].astype(np.int32), real[0], real[2], targets.numpy(),
+        real[3], real[4], control, names, asked, model.unembedding.shape[0],
+    )  # fmt: skip
+
+
+def names_of(model: "Model", ids: np.ndarray) -> list[str]:
+    """The text of each id."""
+    return [] if not len(ids) else token_texts(model, ids).tolist()
+
+
+def cell(grid: LensGrid, layer: int, token: int) -> dict[str, Any]:
+    """Everything about one cell, as plain values. Raises InputError outside the grid."""
+    if not (0 <= layer < len(grid.layers) and 0 <= token < len(grid.prompt)):
+        raise InputError(
+            f"the grid has {len(grid.layers)} layers and {len(grid.prompt)} tokens; {layer}, {token} is outside"
+        )
+    top = zip(grid.top_id[layer, token].tolist(), grid.top_prob[layer, token].tolist(), strict=True)
+    return {
+        "layer": grid.layers[layer],
+        "token": token,
+        "top": [{"id": i, "text": grid.names[i], "shown": shown_token(grid.names[i]), "prob": p} for i, p in top],
+        "entropy": float(grid.entropy[layer, token]),
+        "target_prob": float(grid.target_prob[layer, token]),
+        "target_rank": float(grid.target_rank[layer, token]),
+    }
