@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from conceptlab.web.pages import home, status, steer
+from conceptlab.web.pages import home, prompt, status, steer
 
 GET = ["GET"]
 
@@ -12,6 +12,12 @@ PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (
     ("/", home.home, GET),
     ("/overview", home.overview, GET),
     ("/concepts", home.concept_table, GET),
+    ("/prompt", prompt.prompt, GET),
+    ("/panel/readouts", prompt.readouts_panel, GET),
+    ("/panel/lens", prompt.lens_panel, GET),
+    ("/panel/attention", prompt.attention_panel, GET),
+    ("/panel/head", prompt.head_panel, GET),
+    ("/panel/contributions", prompt.contributions_panel, GET),
     ("/steer", steer.steer, GET),
     ("/stream/steer", steer.stream, GET),
 )
