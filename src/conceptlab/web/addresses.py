@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from conceptlab.web.pages import home, prompt, status, steer
+from conceptlab.web.pages import concept, home, patching, prompt, status, steer
 
 GET = ["GET"]
 
@@ -12,6 +12,9 @@ PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (
     ("/", home.home, GET),
     ("/overview", home.overview, GET),
     ("/concepts", home.concept_table, GET),
+    ("/concept", concept.concept, GET),
+    ("/concept/tokens", concept.tokens, GET),
+    ("/concept/texts", concept.texts, GET),
     ("/prompt", prompt.prompt, GET),
     ("/panel/readouts", prompt.readouts_panel, GET),
     ("/panel/lens", prompt.lens_panel, GET),
@@ -20,4 +23,7 @@ PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (
     ("/panel/contributions", prompt.contributions_panel, GET),
     ("/steer", steer.steer, GET),
     ("/stream/steer", steer.stream, GET),
+    ("/panel/patching", patching.form, GET),
+    ("/panel/patching/map", patching.patched, GET),
+    ("/panel/patching/downstream", patching.one_cell, GET),
 )
