@@ -8,6 +8,7 @@ import numpy as np
 
 from conceptlab.atlas.saving import slug
 from conceptlab.pages.content import SummaryRow
+from conceptlab.pages.templates import written
 from conceptlab.plot.naming import metric_name, visible
 
 if TYPE_CHECKING:
@@ -107,11 +108,7 @@ def spark(values: Sequence[float], width: int = 12) -> str:
 
 def number(value: float | None) -> str:
     """Three digits after the point from 0.1 on, two significant ones below, a dash for what is not there."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:#.2g}"
+    return written(value)
 
 
 def interval(ends: Sequence[float] | None) -> str:

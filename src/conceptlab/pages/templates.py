@@ -1,6 +1,7 @@
 """The templates of the report, the viewer and the single charts: Jinja2 with everything escaped."""
 
 import json
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from conceptlab.pages.spark import HEIGHT, WIDTH, spark_area, spark_path
+from conceptlab.plot.naming import visible
 from conceptlab.plot.theme import config
 
 HERE = Path(__file__).parent
@@ -22,6 +24,15 @@ def data_block(value: Any) -> Markup:
     """JSON that is safe inside a `<script type="application/json">`."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.encode("utf-8", "backslashreplace").decode().translate(UNSAFE))
+
+
+def written(value: float | None) -> str:
+    """A number as every page writes it: three digits after the point from 0.1 on, two significant ones below, a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:#.2g}"
 
 
 def asset(name: str) -> str:
@@ -40,8 +51,9 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["data_block"] = data_block
+    made.filters["visible"] = visible
     made.globals.update(spark_path=spark_path, spark_area=spark_area, spark_box=f"0 0 {WIDTH} {HEIGHT}")
-    made.globals.update(modules=modules, sheets=sheets, themes=themes)
+    made.globals.update(modules=modules, sheets=sheets, themes=themes, written=written)
     return made
 
 
