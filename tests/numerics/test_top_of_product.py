@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from conceptlab.numerics.large_pages import PAGE
 from conceptlab.numerics.top_of_product import GROUP, block_shape, top_of_product
 
 
@@ -32,3 +33,15 @@ def test_a_block_fits_into_its_budget(budget):
     height, width = block_shape(36_864, 50_257, 10, budget)
     held = 4 * height * width * (1 + 4 / GROUP) + 40 * 10 * GROUP * height
     assert held <= budget and (width == 50_257) == (budget >= 1 << 24)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_in_large_pages_and_several_tiles_is_the_same(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows, columns = (torch.randn(n, 16, generator=generator).to(dtype) for n in (70, 40_001))
+    found = top_of_product(rows, columns, 5)
+    whole = rows.float() @ columns.float().T
+    assert 4 * whole.numel() > 4 * PAGE
+    for values, ids, largest in ((found.top, found.top_ids, True), (found.low, found.low_ids, False)):
+        assert torch.allclose(values, whole.topk(5, largest=largest).values, rtol=1e-5, atol=1e-5)
+        assert torch.allclose(whole.gather(1, ids), values, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GROUP, TILE, MOST_ROWS = 16, 2048, 512
+from conceptlab.numerics.large_pages import roomy
+
+GROUP, MOST_ROWS = 16, 512
+TILE, TILE_HALF = 8192, 2048  # columns at a time; those in 16 bits are copied to 32, which must stay small
 BUDGET = 1 << 28
 
 
@@ -35,7 +38,7 @@ def top_of_product(rows: Tensor, columns: Tensor, k: int, *, budget_bytes: int =
     k = min(k, len(columns))
     height, width = block_shape(len(rows), len(columns), k, budget_bytes)
     kept: list[Extremes] = []
-    buffer = torch.empty(width, height, device=columns.device)
+    buffer = roomy(width, height, device=columns.device)
     for at in range(0, len(rows), height):
         block, found = rows[at : at + height].float().T, None
         for start in range(0, len(columns), width):
@@ -64,9 +67,10 @@ def _extremes(block: Tensor, columns: Tensor, k: int, start: int, buffer: Tensor
     n_columns, n_rows = len(columns), block.shape[1]
     out = buffer.view(-1)[: n_columns * n_rows].view(n_columns, n_rows)
     tops, lows = out.new_empty(2, -(-n_columns // GROUP), n_rows)
-    for at in range(0, n_columns, TILE):
-        tile = out[at : at + TILE]
-        torch.mm(columns[at : at + TILE].float(), block, out=tile)
+    step = TILE if columns.dtype == torch.float32 else TILE_HALF
+    for at in range(0, n_columns, step):
+        tile = out[at : at + step]
+        torch.mm(columns[at : at + step].float(), block, out=tile)
         _ends(tile, torch.amax, tops[at // GROUP :])
         _ends(tile, torch.amin, lows[at // GROUP :])
     k = min(k, n_columns)
