@@ -12,6 +12,7 @@ from conceptlab.cli.options import (
     OUTPUT_DEFAULTS,
     RUN_DEFAULTS,
     TRIAL_DEFAULTS,
+    VIEW_DEFAULTS,
     Flag,
     HarvestOptions,
     LaunchOptions,
@@ -19,7 +20,9 @@ from conceptlab.cli.options import (
     OutputOptions,
     RunOptions,
     TrialOptions,
+    ViewOptions,
 )
+from conceptlab.cli.store_commands import store
 
 HELP = """Where a neural network keeps a concept, whether it uses it, and how sure we are.
 
@@ -52,7 +55,6 @@ find = App(name="find", help="Find heads or neurons by what they do.", help_form
 app.command(models)
 app.command(atlas)
 app.command(find)
-store = App(name="store", help="Look at, check, repair and export stores of activations.", help_format="plaintext")
 app.command(store)
 
 
@@ -319,80 +321,32 @@ def harvest(
     return run_command(model, corpus, store, what, launch, loading, output)
 
 
-@store.command
-def info(store: str, *, json: Flag = False) -> int:
-    """Say what a store holds and how much of it is finished.
-
-    Parameters
-    ----------
-    store
-        A folder or URL that `conceptlab harvest` wrote.
-    json
-        Print exactly one JSON object on standard output.
-    """
-    from conceptlab.cli.stores import run_info
-
-    return run_info(store, as_json=json)
-
-
-@store.command
-def verify(store: str, *, output: OutputOptions = OUTPUT_DEFAULTS) -> int:
-    """Read every byte of a store and compare it with what was written. The exit code is 1 where anything is damaged.
-
-    Parameters
-    ----------
-    store
-        A folder or URL that `conceptlab harvest` wrote.
-    """
-    from conceptlab.cli.stores import run_verify
-
-    return run_verify(store, output)
-
-
-@store.command
-def repair(
-    store: str,
-    *,
+@app.command
+def view(
+    *sources: str,
     model: str | None = None,
-    corpus: str | None = None,
+    concepts: Annotated[Path | None, Parameter(help=FILE_HELP)] = None,
+    no_model: Flag = False,
+    serving: ViewOptions = VIEW_DEFAULTS,
     loading: ModelOptions = MODEL_DEFAULTS,
-    output: OutputOptions = OUTPUT_DEFAULTS,
+    verbose: Flag = False,
 ) -> int:
-    """Verify a store, and compute again what is damaged and nothing else.
+    """Open atlases and the live model behind them in the browser, served from this machine to this machine only.
+
+    Prints one line with the address. Ctrl-C ends it with exit code 0: nothing is lost, and every address opens the same view again.
 
     Parameters
     ----------
-    store
-        A folder or URL that `conceptlab harvest` wrote.
+    sources
+        Folders that conceptlab map, find or explain wrote, or one that holds some, and at most one model (a Hugging Face id or
+        a local folder). Default: every atlas in ./conceptlab-atlas, else the embedded model alone.
     model
-        Where the model is now. Default: where it was when the store was made.
-    corpus
-        Where the corpus is now, needed only where tokens or the plan are damaged. Default: where it was.
+        The live model: a Hugging Face id, a local folder, or "embedded". Default: the model of the first atlas.
+    no_model
+        Look at atlases only; nothing is computed.
+    verbose
+        Let the server log on standard error, too.
     """
-    from conceptlab.cli.stores import run_repair
+    from conceptlab.cli.viewing import run_view
 
-    return run_repair(store, model, corpus, loading, output)
-
-
-@store.command(name="export")
-def export_store(
-    store: str,
-    to: Path,
-    *,
-    layout: Literal["parquet", "npy", "saelens"] = "parquet",
-    output: OutputOptions = OUTPUT_DEFAULTS,
-) -> int:
-    """Write a store in another layout.
-
-    Parameters
-    ----------
-    store
-        A folder or URL that `conceptlab harvest` wrote.
-    to
-        A new folder.
-    layout
-        parquet, npy (one array a layer), or saelens (its folder of cached activations, one a layer).
-    """
-    from conceptlab.cli.stores import run_export_store
-
-    return run_export_store(store, to, layout, output)
+    return run_view(sources, model, concepts, serving, loading, no_model=no_model, verbose=verbose)

@@ -215,6 +215,33 @@ class LaunchOptions:
             raise InputError(f"--workers {str(self.workers)[:30]} is out of range; use 1 to 4096")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ViewOptions:
+    """Where the viewer is served, and to whom.
+
+    Parameters
+    ----------
+    host
+        Address to listen on. One that other machines can reach needs --allow-host and --token.
+    port
+        Port to listen on. Default: 8765, or the next free one.
+    allow_host
+        Host name beside localhost under which the viewer is opened; may be given several times.
+    token
+        What the address must hold, at least 16 characters. Default: a random one for each run.
+    no_browser
+        Print the address and open nothing.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    allow_host: list[str] | None = None
+    token: str | None = None
+    no_browser: Flag = False
+
+
 MODEL_DEFAULTS, RUN_DEFAULTS, OUTPUT_DEFAULTS = ModelOptions(), RunOptions(), OutputOptions()
 TRIAL_DEFAULTS = TrialOptions()
 HARVEST_DEFAULTS, LAUNCH_DEFAULTS = HarvestOptions(), LaunchOptions()
+VIEW_DEFAULTS = ViewOptions()

@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from conceptlab.errors import InputError
-from conceptlab.web.guard import App, Guard, GuardSettings, is_loopback
+from conceptlab.web.guard import App, Guard, GuardSettings, Receive, Scope, Send, is_loopback
 from conceptlab.web.limits import Limits
 from conceptlab.web.protocol import HEAD_BYTES, GuardedProtocol
 
@@ -52,10 +54,14 @@ class ViewerServer(uvicorn.Server):
         await asyncio.sleep(0)
         await super().shutdown(sockets)
 
+    def stop(self) -> None:
+        """End `run`; from any thread."""
+        self.should_exit = True
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Ctrl-C and a polite kill end the server; they are not raised again afterwards."""
-        if not is_main_thread():
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -64,13 +70,6 @@ class ViewerServer(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def is_main_thread() -> bool:
-    """Whether this is the thread that gets signals."""
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
 
 
 def guarded(app: App, settings: GuardSettings) -> App:
@@ -193,10 +192,43 @@ def _file_handlers(folder: Path) -> list[logging.Handler]:
         return []
 
 
-def run(server: ViewerServer, listener: socket.socket, close: Callable[[], Any]) -> None:
-    """Serve until stopped; then close the listener and what the pages worked with."""
+class Later:
+    """An application that another thread makes while the server already answers: a request waits until it is there.
+
+    `make` gives the application and what closes it. Where it fails, the server is stopped and `finish` raises the failure.
+    """
+
+    def __init__(self, make: Callable[[], tuple[App, Callable[[], Any]]]) -> None:
+        self._make = make
+        self._made: Future[tuple[App, Callable[[], Any]]] = Future()
+
+    def start(self, failed: Callable[[], Any]) -> None:
+        """Begin to make it; call `failed` where that fails."""
+        threading.Thread(target=self._run, args=(failed,), name="open-viewer", daemon=True).start()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app, _ = await asyncio.shield(asyncio.wrap_future(self._made))
+        await app(scope, receive, send)
+
+    def finish(self) -> None:
+        """Close the application where it was made. Raises what making it failed with."""
+        if self._made.done():
+            _, close = self._made.result()
+            close()
+
+    def _run(self, failed: Callable[[], Any]) -> None:
+        try:
+            self._made.set_result(self._make())
+        except BaseException as error:  # raised again by `finish`, in the thread that can say it
+            self._made.set_exception(error)
+            failed()
+
+
+def run(server: ViewerServer, listener: socket.socket, later: Later) -> None:
+    """Make the application and serve it until the server is stopped. Raises what making it failed with."""
+    later.start(server.stop)
     try:
         server.run(sockets=[listener])
     finally:
         listener.close()
-        close()
+        later.finish()
