@@ -3,7 +3,7 @@
 The parts are those of `measure.attribution.direct_logit`, the final norm held at the real stream, so that they add up to the logit;
 the page says by how much they do not. What the heads bring is split once more over the tokens they read: weight x value, through
 the output projection (`token_lens` does the same for spans). Control: random tokens in the target's place; for source tokens the
-values of the row in random order. Cost: two forwards up to the token, one of which forms the patterns of its last row.
+values of the row in random order. Cost: one forward up to the token, and its attention once more on the kept pass, of one query.
 """
 
 from collections.abc import Generator
@@ -17,11 +17,12 @@ import torch
 from conceptlab.errors import InputError, SiteError
 from conceptlab.measure.attribution.direct_logit import direct_logit
 from conceptlab.model.batch import Batch
-from conceptlab.model.components import final_stream
+from conceptlab.model.blocks import CleanRun
 from conceptlab.model.frozen_end import freeze_end
 from conceptlab.model.output_map import output_map
 from conceptlab.results import Scores
 from conceptlab.web.jobs import Said
+from conceptlab.web.live.attention_row import read_row
 from conceptlab.web.live.lens_grid import names_of
 from conceptlab.web.live.one_pass import Prompt, loaded, one_pass, read_prompt, token_id
 
@@ -73,7 +74,7 @@ def contributions(
     yield Said(0.6, "source tokens")
     sources, control, why = None, None, ""
     try:
-        sources, control = by_source(model, batch, at, right, wrong)
+        sources, control = yield from by_source(one_pass(model, prompt), at, len(batch.ids[0]), right, wrong)
     except SiteError as error:
         why = str(error)
     ids = np.array([right] if wrong is None else [right, wrong])
@@ -107,29 +108,28 @@ _CAUSAL: "WeakKeyDictionary[Model, bool]" = WeakKeyDictionary()
 
 
 @torch.no_grad()
-def by_source(model: "Model", batch: Batch, at: int, right: int, wrong: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """What attention brings from every token in logits, [layer, token] float64, and 95 % of what values in random order bring,
-    [token]. Raises SiteError where a layer has no readable pattern."""
-    layers = model.layers_with("attn_out")
+def by_source(
+    run: CleanRun, at: int, n_keys: int, right: int, wrong: int | None
+) -> Generator[Said, None, tuple[np.ndarray, np.ndarray]]:
+    """What attention brings from each of the first `n_keys` tokens to `at` in logits, [layer, token] float64, and 95 % of what
+    values in random order bring, [token]. Raises SiteError where a layer has no readable pattern."""
+    model, layers = run.model, run.model.layers_with("attn_out")
     for layer in layers or (0,):
         for site in ("attn_out", "pattern", "v", "z"):
             model.tap(site, layer)
-    n = len(batch.ids[0])
-    whole = model.capture(batch, "v", layers=layers, positions="all")
-    acts = model.capture(batch, ["pattern", "z", "attn_out", "resid_post"], positions=[at])
-    end = freeze_end(model, final_stream(model, acts))
+    end = freeze_end(model, run.streams[-1, 0, at : at + 1])
     asked = torch.tensor([[right]])
     direction = end.directions(asked) if wrong is None else end.between(asked, torch.tensor([[wrong]]))
     generator = torch.Generator().manual_seed(0)
-    orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(DRAWS)])
-    found, null = np.zeros((model.n_layers, n)), torch.zeros(DRAWS, n, dtype=torch.float64)
+    orders = torch.stack([torch.randperm(n_keys, generator=generator) for _ in range(DRAWS)])
+    found, null = np.zeros((model.n_layers, n_keys)), torch.zeros(DRAWS, n_keys, dtype=torch.float64)
     for layer in layers:
-        pattern = acts.at("pattern", layer)[0].double().cpu()  # [head, key]
-        v = whole.at("v", layer)
-        v = v.repeat_interleave(len(pattern) // v.shape[1], 1)
-        through = output_map(model, "z", layer, acts.at("z", layer), acts.at("attn_out", layer))
-        pulled = through.pull(direction)[0, 0].unflatten(-1, v.shape[1:])
-        said = torch.einsum("khd,hd->hk", v.double(), pulled.to(v.device)).cpu()
-        found[layer] = (pattern * said).sum(0).numpy()
-        null += torch.stack([(pattern * said[:, order]).sum(0) for order in orders])
+        row = read_row(run, layer, at)
+        through = output_map(model, "z", layer, row.z, row.added)
+        pulled = through.pull(direction)[0, 0].unflatten(-1, row.v.shape[1:])
+        said = torch.einsum("khd,hd->hk", row.v[:n_keys].double(), pulled.to(row.v.device)).cpu()
+        weights = row.pattern[:, :n_keys]
+        found[layer] = (weights * said).sum(0).numpy()
+        null += torch.stack([(weights * said[:, order]).sum(0) for order in orders])
+        yield Said(0.5 + 0.5 * (layer + 1) / model.n_layers, f"tokens that layer {layer} reads")
     return found, null.abs().quantile(0.95, dim=0).numpy()

@@ -215,7 +215,7 @@ async def contributions_panel(request: Request) -> Response:
     target, distractor = query.get("target", ""), query.get("distractor", "")
     work = lambda: contributions(live, text, token, target, distractor)  # noqa: E731
     key = ("contributions", live.name, text, token, target, distractor)
-    job = desk.jobs.submit("Direct logit attribution", work, key=key, short=True)
+    job = desk.jobs.submit("Direct logit attribution", work, key=key)
     return await panel(request, job, contributions_view)
 
 

@@ -104,26 +104,36 @@ lab.widget("attention", async (root) => {
     const plain = state.weights[q * n + k] / 65535;
     return state.weighing === "value" && state.norms ? plain * state.norms[k] : plain;
   };
-  const most = () => {
-    if (state.weighing !== "value" || !state.norms) return 1;
-    let found = 1e-12;
-    for (let q = 0; q < n; q += 1) for (let k = 0; k <= n - 1; k += 1) found = Math.max(found, weight(q, k));
-    return found;
+  // Colours of all 65,536 weights, so that a million cells are a look-up each.
+  let shades = null;
+  const makeShades = () => {
+    const colours = lab.palette("heat");
+    shades = new Uint32Array(65536);
+    for (let i = 0; i < 65536; i += 1) {
+      const at = 3 * Math.round(255 * Math.sqrt(i / 65535));
+      shades[i] = 0xff000000 | (colours[at + 2] << 16) | (colours[at + 1] << 8) | colours[at];
+    }
   };
   const colourHead = () => {
-    const colours = lab.palette("heat");
-    const packed = new Uint32Array(256);
-    for (let i = 0; i < 256; i += 1) packed[i] = 0xff000000 | (colours[3 * i + 2] << 16) | (colours[3 * i + 1] << 8) | colours[3 * i];
+    if (!shades) makeShades();
     const image = new ImageData(n, n);
     const to = new Uint32Array(image.data.buffer);
-    state.most = most();
-    const valued = state.weighing === "value" && state.norms;
-    for (let q = 0; q < n; q += 1) {
-      for (let k = 0; k < n; k += 1) {
-        const share = valued ? (state.weights[q * n + k] / 65535) * state.norms[k] / state.most : state.weights[q * n + k] / 65535;
-        to[q * n + k] = packed[Math.round(255 * Math.sqrt(share))];
+    const weights = state.weights;
+    state.most = 1;
+    if (state.weighing === "value" && state.norms) {
+      let top = 0;
+      for (let i = 0, k = 0; i < weights.length; i += 1) {
+        const found = weights[i] * state.norms[k];
+        if (found > top) top = found;
+        if (++k === n) k = 0;
       }
-    }
+      state.most = Math.max(top / 65535, 1e-12);
+      const share = Float32Array.from(state.norms, (norm) => norm / state.most);
+      for (let i = 0, k = 0; i < weights.length; i += 1) {
+        to[i] = shades[(weights[i] * share[k]) | 0];
+        if (++k === n) k = 0;
+      }
+    } else for (let i = 0; i < weights.length; i += 1) to[i] = shades[weights[i]];
     state.drawn ??= document.createElement("canvas");
     state.drawn.width = state.drawn.height = n;
     state.drawn.getContext("2d").putImageData(image, 0, 0);
@@ -364,6 +374,7 @@ lab.widget("attention", async (root) => {
     () => watch.disconnect(),
     () => stop.abort(),
     lab.onTheme(() => {
+      shades = null;
       colourTiles();
       drawTiles();
       if (state.weights) show();
