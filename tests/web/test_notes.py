@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from conceptlab.errors import InputError, ResultError, RunError
 from conceptlab.web.notes import DOCUMENT, Notes, notes_beside
 from tests.web.hostile_strings import hostile_strings
+from tests.web.wire import Wire, soon
 
 
 @pytest.fixture
@@ -148,6 +151,58 @@ def test_notes_lie_in_the_first_atlas_or_where_that_cannot_be_written_in_the_sta
     elsewhere = notes_beside([tmp_path / "gone" / "a"], state).folder
     assert elsewhere.parent == state / "notes"
     assert not state.exists()
+
+
+@pytest.fixture
+def wire(tmp_path: Path):
+    """The viewer with notes and nothing else."""
+    from conceptlab.web.app import create_app
+    from conceptlab.web.desk import Desk
+    from conceptlab.web.jobs import Jobs
+
+    desk = Desk(jobs=Jobs(), notes=Notes(tmp_path / "notes"))
+    made = Wire(create_app(desk))
+    made.desk = desk
+    yield made
+    made.close()
+    desk.jobs.close()
+
+
+def test_a_page_saves_and_reads_a_note(wire: Wire) -> None:
+    path = "/notes/circuit/" + quote("a/../b \u00fc", safe="")
+    assert wire.ask("GET", path).line == "null"
+    document = {"pinned": ["L2.H1"], "half": "\ud800</script>"}
+    reply = wire.ask("PUT", path, {"Origin": f"http://{wire.host}"}, json.dumps(document).encode())
+    assert (reply.status, json.loads(reply.line)) == (200, {"saved": True})
+    assert json.loads(wire.ask("GET", path).line) == document
+    assert wire.desk.notes.get("circuit", "a/../b \u00fc") == document
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"NaN", b"\xff", b"[" * 100_000, b'"' + b"x" * 300_000 + b'"'])
+def test_a_page_cannot_save_what_is_no_note(wire: Wire, body: bytes) -> None:
+    reply = wire.ask("PUT", "/notes/circuit/x", {"Accept": "application/json", "Content-Length": str(len(body))}, body)
+    assert reply.status == 400
+    assert reply.line.count("\n") == 1
+    assert wire.ask("GET", "/notes/circuit/x").line == "null"
+
+
+def test_another_site_cannot_save_a_note(wire: Wire) -> None:
+    for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Cookie": ""}):
+        assert wire.ask("PUT", "/notes/circuit/x", headers, b"1").status == 403
+    assert wire.ask("GET", "/notes/circuit/x").line == "null"
+
+
+def test_a_page_stops_a_job(wire: Wire) -> None:
+    def work():  # noqa: ANN202
+        while True:
+            time.sleep(0.001)
+            yield
+
+    job = wire.desk.jobs.submit("endless", work, key=1, keep=True)
+    assert wire.ask("POST", f"/jobs/{job.id}/cancel").status == 204
+    assert soon(lambda: job.state == "cancelled")
+    assert wire.ask("POST", "/jobs/none/cancel").status == 404
+    assert wire.ask("GET", f"/jobs/{job.id}/cancel").status == 405
 
 
 KILLS = """

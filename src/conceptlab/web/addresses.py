@@ -3,18 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from conceptlab.web.pages import concept, home, patching, prompt, status, steer
+from conceptlab.web.pages import compare, concept, home, notes, papers, patching, prompt, status, steer, work
 
 GET = ["GET"]
 
 PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (
     ("/live", status.live, GET),
+    ("/jobs/{id}/cancel", work.cancel, ["POST"]),
+    ("/notes/{kind}/{id:path}", notes.note, ["GET", "PUT"]),
     ("/", home.home, GET),
     ("/overview", home.overview, GET),
     ("/concepts", home.concept_table, GET),
     ("/concept", concept.concept, GET),
     ("/concept/tokens", concept.tokens, GET),
     ("/concept/texts", concept.texts, GET),
+    ("/compare", compare.compare, GET),
+    ("/papers", papers.page, GET),
     ("/prompt", prompt.prompt, GET),
     ("/panel/readouts", prompt.readouts_panel, GET),
     ("/panel/lens", prompt.lens_panel, GET),
