@@ -1,12 +1,14 @@
 """Files with a hash of every block: written in order, checked block by block as they are read."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from conceptlab.runs.durable import begin_writing
 from conceptlab.runs.moments import moment
 from conceptlab.runs.place import Place, disk
 from conceptlab.runs.sealed import Damaged
@@ -55,16 +57,26 @@ class BlockWriter:
             self._file = draft.open("wb", buffering=0)
         self._whole, self._block = hashlib.sha256(), hashlib.sha256()
         self._blocks: list[str] = []
-        self._size = 0
+        self._size = self._waiting = 0
         moment("draft opened")
 
     def write(self, content: bytes | memoryview) -> None:
         """Append bytes (a flat view of bytes)."""
+        for step in self.steps(content):
+            step()
+
+    def steps(self, content: bytes | memoryview) -> tuple[Callable[[], None], ...]:
+        """What `write` does, in parts that may run at the same time; all of them must end before the next content is given."""
+        return partial(self._append, content), partial(self._whole.update, content), partial(self._hash_blocks, content)
+
+    def _append(self, content: bytes | memoryview) -> None:
         with disk(self.draft):
             written = 0
             while written < len(content):
                 written += self._file.write(content[written:]) or 0
-        self._whole.update(content)
+        self._waiting += len(content)
+
+    def _hash_blocks(self, content: bytes | memoryview) -> None:
         start = 0
         while start < len(content):
             room = BLOCK - self._size % BLOCK
@@ -74,6 +86,17 @@ class BlockWriter:
             start += len(piece)
             if self._size % BLOCK == 0:
                 self._end_block()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes written since the last `begin_flush`."""
+        return self._waiting
+
+    def begin_flush(self) -> None:
+        """Have the disk begin with what was written so far; may run while more is written."""
+        self._waiting = 0
+        with suppress(OSError, ValueError):  # closed meanwhile; what the disk says is heard when the file is published
+            begin_writing(self._file.fileno())
 
     def _end_block(self) -> None:
         self._blocks.append(self._block.hexdigest())

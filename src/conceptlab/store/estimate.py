@@ -9,6 +9,7 @@ from functools import partial
 
 from conceptlab.errors import InputError, RunError
 from conceptlab.runs.estimate import duration, size
+from conceptlab.store.copies import Handed
 from conceptlab.store.harvesting import Harvest
 from conceptlab.store.overlap import DEEP, Overlap
 from conceptlab.store.plan import read_tokens
@@ -61,13 +62,13 @@ def _calibrate(harvest: Harvest, shard: int) -> tuple[float, int]:
     chosen = [planned[i * (len(planned) - 1) // max(1, TRIED - 1)] for i in range(min(TRIED, len(planned)))]
     largest, counted, start = 0, 0, time.perf_counter()
     with harvest.place.drafts("calibration") as drafts:
-        files = ShardFiles(drafts, shard, len(tokens.token), harvest.manifest)
+        files = ShardFiles(drafts, shard, len(tokens.token), harvest.manifest, worker.model.device)
         try:
             with Overlap() as writer:
                 for number, (batch, kept) in enumerate(chosen):
                     values = worker.captured(batch, kept)
                     largest = max(largest, sum(v.nbytes for v, _ in values.values()))
-                    writer.give(partial(files.put_all, values))
+                    writer.give(partial(_written, files, worker.copies.handed(values, writer)))
                     if number == 0 and len(chosen) > 1:
                         counted, start = 0, time.perf_counter()
                         continue
@@ -75,6 +76,11 @@ def _calibrate(harvest: Harvest, shard: int) -> tuple[float, int]:
         finally:
             files.abandon()
     return (time.perf_counter() - start) / max(1, counted), largest
+
+
+def _written(files: ShardFiles, handed: Handed) -> None:
+    with handed:
+        files.put_all(handed.values, handed.finite)
 
 
 def _peak() -> int:

@@ -13,6 +13,7 @@ from conceptlab.model import Batch, Model
 from conceptlab.runs.ledger import Ledger
 from conceptlab.runs.moments import moment
 from conceptlab.runs.place import Place
+from conceptlab.store.copies import Copies, Handed, Values
 from conceptlab.store.manifest import Manifest
 from conceptlab.store.overlap import Overlap
 from conceptlab.store.plan import Plan, ShardTokens, read_tokens
@@ -34,6 +35,7 @@ class Harvester:
         self.ledger = Ledger(place, plan.id, plan.n_shards)
         self.tick: Callable[[Mapping[str, Any]], None] = lambda said: None  # noqa: ARG005 - whoever starts the worker may listen
         self.wanted = {site.name: site.layers for site in manifest.sites}
+        self.copies = Copies()
 
     def do(self, shard: int) -> Mapping[str, Any]:
         """Compute and commit one shard; reports its tokens, seconds, and the seconds spent waiting for the disk."""
@@ -41,16 +43,17 @@ class Harvester:
         tokens = read_tokens(self.place, self.plan, shard)
         with self.place.drafts(f"{shard:06d}") as drafts:
             n_kept = int(tokens.kept.sum())
-            files = ShardFiles(drafts, shard, n_kept, self.manifest)
+            files = ShardFiles(drafts, shard, n_kept, self.manifest, self.model.device)
             try:
                 with Overlap() as writer:
                     for batch, kept in self.batches(tokens):
-                        values = self.captured(batch, kept)
-                        writer.give(partial(self._keep, files, values))
+                        handed = self.copies.handed(self.captured(batch, kept), writer)
+                        writer.give(partial(self._keep, files, handed))
                         self.tick({"shard": shard, "tick": sum(batch.lengths)})
                 published = files.publish(self.place)
             except BaseException:
                 files.abandon()
+                self.copies.reset()
                 raise
             self.ledger.commit(shard, published, {"n_tokens": n_kept, "nonfinite": files.nonfinite})
         return {"tokens": len(tokens.token), "seconds": time.perf_counter() - start, "waited": writer.waited}
@@ -66,18 +69,20 @@ class Harvester:
             found.append((batch, positions))
         return found
 
-    def captured(self, batch: Batch, kept: list[list[int]]) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """One forward: part -> its values [token, …] in the store's dtype, and what they were where that is a cast."""
+    def captured(self, batch: Batch, kept: list[list[int]]) -> Values:
+        """One forward: part -> its values [token, …] in the store's dtype, and what they were where that is a cast; where the model
+        made them."""
         every = all(len(positions) == len(row) for positions, row in zip(kept, batch.ids, strict=True))
         acts = self.model.capture(batch, self.wanted, positions="all" if every else kept, max_tokens=NO_CHUNKS)
-        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        found: Values = {}
         for site in self.manifest.sites:
             for part, values in zip(site.parts, acts.by_layer(site.name), strict=True):
                 found[part] = _stored(values, getattr(torch, self.manifest.dtype))
         return found
 
-    def _keep(self, files: ShardFiles, values: dict[str, tuple[Tensor, Tensor | None]]) -> None:
-        files.put_all(values)
+    def _keep(self, files: ShardFiles, handed: Handed) -> None:
+        with handed:
+            files.put_all(handed.values, handed.finite)
         moment("batch written")
         if self.on_nonfinite == "error" and files.nonfinite:
             part, counts = min(files.nonfinite.items())
@@ -89,6 +94,4 @@ class Harvester:
 
 def _stored(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     values = values.detach()
-    if values.dtype == dtype:
-        return values.cpu(), None
-    return values.to(dtype).cpu(), values.cpu()
+    return (values, None) if values.dtype == dtype else (values.to(dtype), values)

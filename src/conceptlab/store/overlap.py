@@ -5,8 +5,11 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 DEEP = 2  # batches that may wait
+PATIENCE = 0.05  # seconds after which a giver that waits for the thread looks whether it still works
+T = TypeVar("T")
 
 
 class Overlap:
@@ -35,9 +38,24 @@ class Overlap:
 
     def give(self, work: Callable[[], None]) -> None:
         """Have `work` done after what was given before."""
+        self._check()
+        self._put(work)
+
+    def next_of(self, filled: "queue.SimpleQueue[T]") -> T:
+        """The next thing of a queue that the thread's work fills. Raises the thread's error, after which nothing would come."""
+        start = time.perf_counter()
+        while True:
+            try:
+                found = filled.get(timeout=PATIENCE)
+            except queue.Empty:
+                self._check()
+                continue
+            self.waited += time.perf_counter() - start
+            return found
+
+    def _check(self) -> None:
         if self._error is not None:
             raise self._error
-        self._put(work)
 
     def _put(self, work: Callable[[], None] | None) -> None:
         start = time.perf_counter()

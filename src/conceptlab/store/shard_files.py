@@ -6,8 +6,9 @@ acts/<site>/<layer>/<shard>-<hash12>.safetensors   one tensor "values" [token, â
 
 import json
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,29 @@ from conceptlab.store.shard_statistics import ShardStatistics
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 ALIGN = 64  # bytes: where values begin in a file
 WRITERS = max(1, min(8, (os.cpu_count() or 1) // 4))  # threads that hash (twice: file and block) and write
+FREE_WRITERS = max(1, min(16, (os.cpu_count() or 1) - 2))  # the same where the model leaves the cores alone
 PUBLISHERS = 8  # files that are flushed to the disk, or sent, at the same time: that is waiting, not work
+EARLY = 4 << 20  # bytes of a file that the disk is given before the shard is whole, beside a GPU
+
+
+def writers_beside(device: torch.device) -> int:
+    """Writing threads beside a model on `device`."""
+    return WRITERS if device.type == "cpu" else FREE_WRITERS
 
 
 class ShardFiles:
     """Open drafts of every part (`resid_post/3`) of one shard of `n_kept` tokens, and its statistics, as the manifest asks."""
 
-    def __init__(self, drafts: Path, shard: int, n_kept: int, manifest: Manifest) -> None:
+    def __init__(
+        self, drafts: Path, shard: int, n_kept: int, manifest: Manifest, device: torch.device | None = None
+    ) -> None:
+        """`device` is the model's: beside a GPU, the cores hash and write, and the disk is kept busy while values come."""
         self.shard, self.dtype = shard, manifest.dtype
-        self.pool = ThreadPoolExecutor(WRITERS)
+        free = device is not None and device.type != "cpu"
+        self.n_threads = FREE_WRITERS if free else WRITERS
+        self.pool = ThreadPoolExecutor(self.n_threads)
+        self.flushing = ThreadPoolExecutor(PUBLISHERS) if free else None
+        self.flushed: dict[str, Future[None]] = {}
         self.statistics = ShardStatistics(shard, manifest.sites) if manifest.statistics else None
         self.writers: dict[str, BlockWriter] = {}
         self.nonfinite: dict[str, dict[str, int]] = {}
@@ -41,33 +56,66 @@ class ShardFiles:
                 writer.write(header((n_kept, *site.shape), self.dtype))
                 self.writers[part] = writer
 
-    def put_all(self, values: Mapping[str, tuple[Tensor, Tensor | None]]) -> None:
-        """Append one batch to every part, several parts at a time: each is a file of its own. Raises as `put` does."""
-        for _ in self.pool.map(lambda part: self.put(part, *values[part]), values):
-            pass
+    def put_all(
+        self, values: Mapping[str, tuple[Tensor, Tensor | None]], finite: Mapping[str, bool] | None = None
+    ) -> None:
+        """Append one batch to every part, several steps at a time: parts are files of their own, and a file's writing and its two
+        hashes do not wait for each other. `finite` names parts that are known to hold no NaN and nothing infinite. Raises as `put`
+        does."""
+        known = finite or {}
+        steps = [step for part in values for step in self._steps(part, *values[part], known.get(part, False))]
+        if self.n_threads == 1:
+            for step in steps:
+                step()
+        else:
+            futures = [self.pool.submit(step) for step in steps]
+            wait(futures)  # all, whatever happens: they read the values
+            for future in futures:
+                future.result()
+        self._flush_early()
 
     def put(self, part: str, values: Tensor, source: Tensor | None = None) -> None:
         """Append the values [token, â€¦] of one batch, in the store's dtype; `source` is what they were before a cast.
 
         Raises RunError where the cast made a finite value infinite.
         """
-        bad = count_nonfinite(values)
-        if bad is not None:
-            if source is not None and bool((torch.isfinite(source) & ~torch.isfinite(values)).any()):
-                raise RunError(
-                    f"{part}: a value is too large for {self.dtype}; use --store-dtype float32 or bfloat16 and another folder"
-                )
-            known = self.nonfinite.setdefault(part, {"nan": 0, "inf": 0})
-            for kind, count in bad.items():
-                known[kind] += count
+        for step in self._steps(part, values, source, False):
+            step()
+
+    def _steps(self, part: str, values: Tensor, source: Tensor | None, finite: bool) -> Iterator[Callable[[], None]]:
+        """What `put` does, in parts that may run at the same time."""
+        if not finite:
+            yield partial(self._count, part, values, source)
         if part in self.writers:
-            self.writers[part].write(as_bytes(values))
+            yield from self.writers[part].steps(as_bytes(values))
         if self.statistics is not None:
-            self.statistics.put(part, values)
+            yield partial(self.statistics.put, part, values)
+
+    def _count(self, part: str, values: Tensor, source: Tensor | None) -> None:
+        bad = count_nonfinite(values)
+        if bad is None:
+            return
+        if source is not None and bool((torch.isfinite(source) & ~torch.isfinite(values)).any()):
+            raise RunError(
+                f"{part}: a value is too large for {self.dtype}; use --store-dtype float32 or bfloat16 and another folder"
+            )
+        known = self.nonfinite.setdefault(part, {"nan": 0, "inf": 0})
+        for kind, count in bad.items():
+            known[kind] += count
+
+    def _flush_early(self) -> None:
+        """Give the disk what it does not have, one call a file at a time."""
+        if self.flushing is None:
+            return
+        for part, writer in self.writers.items():
+            if writer.waiting >= EARLY and (part not in self.flushed or self.flushed[part].done()):
+                self.flushed[part] = self.flushing.submit(writer.begin_flush)
 
     def publish(self, place: Place) -> dict[str, FileRecord]:
         """Close and publish every file; name -> record."""
         self.pool.shutdown()
+        if self.flushing is not None:
+            self.flushing.shutdown(cancel_futures=True)
         with ThreadPoolExecutor(PUBLISHERS) as pool:
             found = dict(pool.map(lambda part: self._published(place, part), self.writers))
         return found | (self.statistics.publish(place) if self.statistics is not None else {})
@@ -82,6 +130,8 @@ class ShardFiles:
     def abandon(self) -> None:
         """Close the drafts."""
         self.pool.shutdown(cancel_futures=True)
+        if self.flushing is not None:
+            self.flushing.shutdown(cancel_futures=True)
         for writer in self.writers.values():
             writer.abandon()
 
