@@ -27,6 +27,8 @@ PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (
     ("/panel/contributions", prompt.contributions_panel, GET),
     ("/steer", steer.steer, GET),
     ("/stream/steer", steer.stream, GET),
+    ("/circuit", circuit.circuit, GET),
+    ("/panel/circuit", circuit.found, GET),
     ("/panel/patching", patching.form, GET),
     ("/panel/patching/map", patching.patched, GET),
     ("/panel/patching/downstream", patching.one_cell, GET),

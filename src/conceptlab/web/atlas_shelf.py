@@ -100,6 +100,12 @@ class AtlasShelf:
                 self._values[id] = concept_values(self._sealed(id))
             return self._values[id]
 
+    def part(self, id: str, part: str) -> Any:
+        """One part of a concept without the others; None where it is absent or broken. Raises ResultError as `concept` does."""
+        with self._lock:
+            held = self._held.get(id)
+            return getattr(held, part) if held is not None else self._part(id, part, self._sealed(id))
+
     def broken_parts(self, id: str) -> dict[str, str]:
         """Part -> sentence for what is broken of one concept, as far as it was read."""
         return {key.split("/", 1)[1]: said for key, said in self.broken.items() if key.startswith(f"{id}/")}
