@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from conceptlab.web.pages import compare, concept, home, notes, papers, patching, prompt, status, steer, work
+from conceptlab.web.pages import circuit, compare, concept, home, notes, papers, patching, prompt, status, steer, work
 
 GET = ["GET"]
 

@@ -148,15 +148,16 @@ def _choices(desk: Desk, request: Request, asked: Steering) -> dict[str, Any]:
         direction = atlas.concept(chosen).direction
         classes = list(direction.class_names) if direction is not None else []
         layer = None if direction is None else str(direction.site)
-    sizes = _sizes(desk, atlas)
+    sizes = sizes_of(desk, atlas)
     return {"concepts": concepts, "classes": classes, "direction_site": layer, "sizes": sizes, "why": _why(desk)}
 
 
-def _sizes(desk: Desk, atlas: Any) -> dict[str, int]:
+def sizes_of(desk: Desk, atlas: Any = None) -> dict[str, int]:
     """How many layers, heads and neurons there are, as far as it is known without waiting."""
     names = ("n_layers", "n_heads", "d_mlp")
     if desk.live is not None and desk.live.state == "ready":
         return {name: int(getattr(desk.live.model, name)) for name in names}
+    atlas = atlas or next(iter(desk.atlases.values()), None)
     known = {} if atlas is None else dict(atlas.model)
     return {name: int(known.get(name) or 0) for name in names}
 

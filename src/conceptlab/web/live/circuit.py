@@ -1,0 +1,100 @@
+"""A circuit as a page draws it: nodes and edges with their places, every number of an edge, and what stands beside it.
+
+Places are those of `plot.circuit_layout`. A circuit comes from a folder of `conceptlab explain`, or is found for a pair of prompts
+(`find.circuits.explain`, with few exact edges, so that it takes a minute and not an hour).
+"""
+
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from conceptlab.find.circuits.chosen_edges import RUNS_AN_EDGE
+from conceptlab.find.circuits.explain import explain_behaviour
+from conceptlab.model import Model
+from conceptlab.plot.circuit_layout import HEIGHT, PORTS, Node, layout
+from conceptlab.results import Circuit
+from conceptlab.runs.estimate import duration
+from conceptlab.web.jobs import Said, job_progress
+from conceptlab.web.live.pair_tasks import PairAsked, pair_metric
+
+MOST = 400  # edges drawn, the strongest
+COLUMNS = ("weights", "low", "high", "exact", "control", "p", "q")
+FEW_CHECKS, FEW_RESAMPLES = 20, 100
+
+
+@dataclass(frozen=True)
+class CircuitAsked:
+    """A circuit to be found: the pair or task, and how many edges are patched exactly."""
+
+    pair: PairAsked
+    n_exact: int = 30
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """The name under which its pins and groups are kept."""
+        return f"pair-{sha256(repr(self).encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def found_circuit(model: Model, asked: CircuitAsked) -> Generator[Said | None, None, dict[str, Any]]:
+    """Find the circuit of a pair. Raises as the method. One step of the engine: others wait until it is done or cancelled."""
+    pairs = asked.pair.pairs(model)
+    metric = pair_metric(model, pairs)
+    begun = time.perf_counter()
+    model.logits(pairs.clean)
+    seconds = (time.perf_counter() - begun) * asked.n_exact * RUNS_AN_EDGE / 2  # half of the blocks lie above an edge
+    said = f"{asked.n_exact} edges patched exactly over {len(pairs.clean)} pairs: at most about {duration(seconds)}"
+    yield Said(0.02, said)
+    found = explain_behaviour(
+        model, pairs.clean, pairs.corrupted, metric, n_exact=asked.n_exact, n_check=FEW_CHECKS, n_resamples=FEW_RESAMPLES,
+        seed=asked.seed, progress=job_progress(0.05, 0.95),
+    )  # fmt: skip
+    return circuit_card(found.circuit, asked.id, pairs.name, found.to_record())
+
+
+def circuit_card(circuit: Circuit, id: str, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything of a circuit as plain values; `record` is what `explain` says of it. Edges are listed strongest first."""
+    drawn = circuit.top(MOST)
+    drawing = layout(drawn)
+    beside = {(e.get("source"), e.get("target")): e for e in record.get("edges", ()) if isinstance(e, Mapping)}
+    edges = []
+    for i, ((source, target), wire) in enumerate(zip(drawn.edge_names(), drawing.wires, strict=True)):
+        said = beside.get((source, target), {})
+        edges.append(
+            {
+                "rank": i + 1, "source": source, "target": target, "enters": wire.target.name,
+                **{column: _number(getattr(drawn, column)[i]) for column in COLUMNS},
+                "direction": said.get("direction"), "chosen": said.get("chosen"),
+                "points": [[round(x, 1), round(drawing.height - y, 1)] for x, y in wire.points],
+            }
+        )  # fmt: skip
+    control = np.abs(circuit.control[np.isfinite(circuit.control)])
+    share = record.get("faithfulness")
+    return {
+        "id": id, "name": name, "metric": circuit.metric, "n_edges": len(circuit), "of_edges": circuit.shape.n_edges,
+        "model": circuit.provenance.model, "n_rows": circuit.provenance.n, "sign": circuit.sign_convention, "edges": edges,
+        "nodes": [_node(node, drawing.height) for node in drawing.nodes],
+        "served": [[x, drawing.height - y, u, drawing.height - v] for (x, y), (u, v) in drawing.served],
+        "width": round(drawing.width), "height": round(drawing.height), "box": HEIGHT,
+        "shape": [circuit.shape.n_layers, circuit.shape.n_heads], "null": float(control.max()) if len(control) else None,
+        "share": dict(share) if isinstance(share, Mapping) else None,
+        "notes": [str(note) for note in record.get("notes", ())],
+    }  # fmt: skip
+
+
+def _node(node: Node, height: float) -> dict[str, Any]:
+    """A box, y downwards, with the address of its page where it has one."""
+    unit = f"/unit?layer={node.layer}&head={node.head}" if node.kind == "head" else ""
+    ports = [{"port": port, "x": PORTS[port]} for port in sorted(node.ports, key=lambda p: PORTS[p])]
+    return {
+        "name": node.name, "kind": node.kind, "layer": node.layer, "head": node.head, "x": round(node.x, 1),
+        "y": round(height - node.y, 1), "width": round(node.width, 1), "ports": ports, "unit": unit,
+    }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
