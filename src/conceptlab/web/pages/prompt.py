@@ -51,7 +51,7 @@ async def prompt(request: Request) -> Response:
 
 def asked_prompt(desk: Desk, query: Mapping[str, str]) -> str:
     """The prompt of an address; without one the first labelled text, so that there is something to see."""
-    return asking.text(query, "prompt") or next(iter(examples(desk)), "The")
+    return query.get("prompt", "") or next(iter(examples(desk)), "The")
 
 
 def examples(desk: Desk) -> list[str]:
