@@ -63,7 +63,8 @@ def solve_sum(delta: Tensor, events: list[Event], sizes: tuple[int, ...] = (1, 2
     if not values or float(target.norm()) == 0.0 or not bool(torch.isfinite(torch.stack([target, *values])).all()):
         return None
     matrix = torch.stack(values)
-    gram, dots, energy = matrix @ matrix.T, matrix @ target, float(target @ target)
+    gram, dots = (matrix @ matrix.T).cpu(), (matrix @ target).cpu()  # small, and asked for number by number
+    energy = float(target @ target)
     for size in sizes:
         for scaled in (False, True):
             found = _search(size, scaled, gram, dots, energy, tol)

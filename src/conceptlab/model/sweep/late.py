@@ -47,20 +47,22 @@ def late_z(seen: "Seen", live: "Live", made: Made | None, changed: np.ndarray, *
         rows, pos = rows[ends], pos[ends]
     if made is None:
         return seen.z[rows, pos]
-    row, first = torch.from_numpy(live.work.row), live.n_pos - 1 if last else int(live.first[0])
+    device, first = seen.z.device, live.n_pos - 1 if last else int(live.first[0])
+    row = torch.from_numpy(live.work.row).to(device)  # indices are moved once: every move to a GPU is a wait
     unit = np.searchsorted(live.offset, changed, side="right") - 1
-    where = torch.from_numpy(unit), torch.from_numpy(changed - live.offset[unit] + live.first[unit])
+    pair = torch.from_numpy(unit), torch.from_numpy(changed - live.offset[unit] + live.first[unit])
+    where = pair[0].to(device), pair[1].to(device)
     q, k, v = (
-        _replaced(seen.q, row, where, made.q),
-        _replaced(seen.k, row, where, made.k),
-        _replaced(seen.v, row, where, made.v),
+        put(seen.q, row, where, made.q),
+        put(seen.k, row, where, made.k),
+        put(seen.v, row, where, made.v),
     )
     z = made.delegate(made.module, q[:, :, first:], k, v, seen.mask_from(first, row), **made.kwargs)[0]
     number = torch.arange(len(row)) if last else torch.from_numpy(np.arange(len(row)).repeat(live.counts))
-    return z[number, pos - first]
+    return z[number.to(device), (pos - first).to(device)]
 
 
-def _replaced(clean: Tensor, row: Tensor, where: tuple[Tensor, Tensor], made: Tensor) -> Tensor:
+def put(clean: Tensor, row: Tensor, where: tuple[Tensor, Tensor], made: Tensor) -> Tensor:
     """[unit, head, pos, d_head] of clean rows `row` [unit], with `made` [1, head, cell, d_head] at `where` (unit, position)."""
     found = clean.transpose(1, 2)[row]
     found[where] = made[0].transpose(0, 1)

@@ -19,7 +19,7 @@ from conceptlab.model.attention import AttentionCall, handle_attention
 from conceptlab.model.instrument import Placed, StopForward
 from conceptlab.model.sweep.clean import Kept, Seen
 from conceptlab.model.sweep.fused import fused_activations
-from conceptlab.model.sweep.late import BEFORE, Made, late_z, standing_still
+from conceptlab.model.sweep.late import BEFORE, Made, late_z, put, standing_still
 from conceptlab.model.sweep.live import Live, at_last, joined, live_at, moved
 from conceptlab.model.sweep.pattern import PatternEdits
 from conceptlab.model.sweep.work import Work
@@ -27,6 +27,7 @@ from conceptlab.model.sweep.writes import Write
 
 Writes = dict[tuple[str, int | None], list[Write]]
 PIECE = 1024  # tokens in one call of a block: matrix products are at full speed, and what lies between them stays in the caches
+LARGE_PIECE = 16384  # the same beside a GPU, which takes larger products and for which every call is a wait
 
 
 @dataclass(eq=False)
@@ -73,7 +74,8 @@ class Packed:
             rows, pos = live.places()
             grown = clean.new_empty(live.n_tokens, clean.shape[-1])
             fresh = np.isin(np.arange(len(live.first)), new).repeat(live.counts)
-            fresh_at = torch.from_numpy(np.flatnonzero(fresh))
+            fresh_at = torch.from_numpy(np.flatnonzero(fresh)).to(clean.device)
+            rows, pos = rows.to(clean.device), pos.to(clean.device)
             grown[fresh_at] = clean[rows[fresh_at], pos[fresh_at]]
             if old is not None:
                 grown[torch.from_numpy(moved(old, live))] = stream[0]
@@ -88,7 +90,7 @@ class Packed:
         ends, at = [], 0
         joins = self._is_late(layer) & (live.work.join == layer)
         for run, part in ((self._piece, ~joins), (self._late_piece, joins)):
-            for piece in live.part(np.flatnonzero(part)).pieces(PIECE):
+            for piece in live.part(np.flatnonzero(part)).pieces(PIECE if stream.device.type == "cpu" else LARGE_PIECE):
                 here = slice(at, at + piece.n_tokens)
                 at += piece.n_tokens
                 out = run(layer, stream[:, here], piece, held, last=last)
@@ -101,7 +103,7 @@ class Packed:
     def _piece(self, layer: int, stream: Tensor, live: Live, held: list[Tensor], *, last: bool) -> Tensor:
         run = self.kept.run
         self._layer, self._live, self._last, self._stored = layer, live, last, None
-        rows, pos = live.places()
+        rows, pos = (index.to(stream.device) for index in live.places())  # once: every move to a GPU is a wait
         if last:  # keys and values of all tokens, then the last tokens alone
             with suppress(StopForward):
                 run.packed_block(layer, stream, rows, pos)
@@ -228,8 +230,10 @@ class Packed:
         if patterns is not None:
             apart = np.isin(live.work.item, list(patterns.by_item))
         source = live_before(live) if self._stored is not None else live
-        parts = []
-        for units, at in live.groups(apart):
+        groups, parts = live.groups(apart), []
+        if self._together(call) and self._stored is None and len(groups) > 1 and not apart.any():
+            return mixed_at_once(call, delegate, seen, live)[None]
+        for units, at in groups:
             first, n = int(live.first[units[0]]), int(live.counts[units[0]])
             q = _unpacked(call.q, at, len(units), n)
             k, v = self._keys(call, seen, source, units)
@@ -242,6 +246,11 @@ class Packed:
                 z = delegate(module, q, k, v, inner.mask, **call.kwargs)[0]
             parts.append(z.flatten(0, 1))
         return torch.cat(parts)[None] if len(parts) > 1 else parts[0][None]
+
+    @staticmethod
+    def _together(call: AttentionCall) -> bool:
+        """Whether one larger call of attention is quicker than one for each first position."""
+        return call.q.device.type != "cpu"
 
     def _keys(self, call: AttentionCall, seen: Seen, source: Live, units: np.ndarray) -> tuple[Tensor, Tensor]:
         """Keys and values [unit, kv_head, pos, d_head] of units, with the clean ones before each unit's first position."""
@@ -287,6 +296,19 @@ class Packed:
         ends = Live(work, np.arange(len(work)), np.full(len(work), n_pos - 1), n_pos)
         self._write(out[None], ends, ("resid_post", self.kept.run.model.n_layers - 1))
         return out
+
+
+def mixed_at_once(call: AttentionCall, delegate: Callable[..., Any], seen: Seen, live: Live) -> Tensor:
+    """z [token, head, d_head] of units that start at different positions, by one call: every unit attends from the first position
+    of any, with clean queries, keys and values before its own."""
+    device, first = call.q.device, int(live.first.min())
+    rows = torch.from_numpy(live.work.row).to(device)
+    unit = torch.from_numpy(np.arange(len(live.first)).repeat(live.counts)).to(device)
+    pos = live.places()[1].to(device)
+    made = (call.q, call.k, call.v)
+    q, k, v = (put(clean, rows, (unit, pos), new) for clean, new in zip((seen.q, seen.k, seen.v), made, strict=True))
+    z = delegate(call.module, q[:, :, first:], k, v, seen.mask_from(first, rows), **call.kwargs)[0]
+    return z[unit, pos - first]
 
 
 def live_before(live: Live) -> Live:
