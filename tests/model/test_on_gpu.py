@@ -14,4 +14,4 @@ def test_everything_finds_its_tensors_on_the_models_device() -> None:
         env=environment, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert done.stdout.count(".") >= 10, done.stdout
+    assert done.stdout.count(".") >= 7, done.stdout
