@@ -3,7 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
-from conceptlab.web.pages import circuit, compare, concept, home, notes, papers, patching, prompt, status, steer, work
+from conceptlab.web.pages import (
+    circuit,
+    compare,
+    concept,
+    home,
+    notes,
+    papers,
+    patching,
+    prompt,
+    status,
+    steer,
+    unit,
+    work,
+)
 
 GET = ["GET"]
 
@@ -27,6 +40,10 @@ PAGES: tuple[tuple[str, Callable[..., Any], list[str]], ...] = (
     ("/panel/contributions", prompt.contributions_panel, GET),
     ("/steer", steer.steer, GET),
     ("/stream/steer", steer.stream, GET),
+    ("/unit", unit.unit, GET),
+    ("/panel/unit/weights", unit.weights, GET),
+    ("/panel/unit/texts", unit.texts, GET),
+    ("/panel/unit/detectors", unit.detectors, GET),
     ("/circuit", circuit.circuit, GET),
     ("/panel/circuit", circuit.found, GET),
     ("/panel/patching", patching.form, GET),
