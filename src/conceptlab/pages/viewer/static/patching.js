@@ -154,7 +154,7 @@ widget("patching", (root) => {
     link();
   });
   form.addEventListener("submit", () => select({ ...Object.fromEntries(new FormData(form)), cell: null }));
-  if (!form.elements.corrupted.value && !form.elements.task.value && Object.keys(tasks).length) {
+  if (names.every((name) => !form.elements[name].value) && !form.elements.task.value && Object.keys(tasks).length) {
     form.elements.task.value = Object.keys(tasks)[0];
     fill();
   } else if (form.elements.task.value) fill();
