@@ -8,16 +8,24 @@ const lab = globalThis.conceptlab;
 const FONT = "12px Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif";
 const LABELS = 26;
 
+// Which ink reads best on a colour: at least 4.5 : 1 on every ground.
+const INKS = ["#ffffff", "#000000", "#14181c"];
+const linear = (v) => (v <= 10 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+function inkOn(r, g, b) {
+  const light = 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  return light > 0.25 ? 2 : light > 0.179 ? 1 : 0;
+}
+
 function grid(holder, given) {
   const box = holder.matches(".grid") ? holder : holder.querySelector(".grid");
   const space = box.querySelector(".grid-space");
   const canvas = box.querySelector("canvas");
   const said = box.parentElement.querySelector('[data-part="said"]');
-  const options = { scale: "heat", gutter: 58, sideWidth: 0, upwards: false, wide: 78, fit: given.cols.length > 48, ...given };
+  const options = { scale: "heat", gutter: 58, sideWidth: 0, upwards: false, wide: 78, widest: 124, fit: given.cols.length > 48, ...given };
   const nRows = options.rows.length;
   const nCols = options.cols.length;
   let picture = null; // the colours, a pixel a cell
-  let lights = null; // how light each cell is, for the ink of its words
+  let inks = null; // which of `INKS` reads best in each cell
   let cursor = options.cursor ?? null;
   let hovered = null;
   let due = 0;
@@ -25,7 +33,8 @@ function grid(holder, given) {
   const rowHeight = () => (nRows > 26 ? Math.max(7, Math.floor(560 / nRows)) : 22);
   const cellWidth = () => {
     const room = box.clientWidth - options.gutter - options.sideWidth;
-    return options.fit ? Math.max(0.5, Math.min(options.wide, room / nCols)) : options.wide;
+    if (options.fit) return Math.max(0.5, Math.min(options.wide, room / nCols));
+    return Math.max(options.wide, Math.min(options.widest, room / nCols));
   };
   const top = () => (options.above ? 18 : 4);
   const height = () => top() + nRows * rowHeight() + LABELS;
@@ -37,8 +46,9 @@ function grid(holder, given) {
 
   function colour() {
     const colours = lab.palette(options.scale === "diverging" ? "diverging" : "heat");
+    const inkOf = Uint8Array.from({ length: 256 }, (_, i) => inkOn(...colours.subarray(3 * i, 3 * i + 3)));
     const image = new ImageData(nCols, nRows);
-    lights = new Uint8Array(nCols * nRows);
+    inks = new Uint8Array(nCols * nRows);
     for (let r = 0; r < nRows; r += 1) {
       for (let c = 0; c < nCols; c += 1) {
         const value = options.value(r, c);
@@ -49,7 +59,7 @@ function grid(holder, given) {
         image.data[to + 1] = colours[at + 1];
         image.data[to + 2] = colours[at + 2];
         image.data[to + 3] = 255;
-        lights[r * nCols + c] = 0.299 * colours[at] + 0.587 * colours[at + 1] + 0.114 * colours[at + 2];
+        inks[r * nCols + c] = inkOf[at / 3];
       }
     }
     picture ??= document.createElement("canvas");
@@ -85,7 +95,7 @@ function grid(holder, given) {
       for (let r = 0; r < nRows; r += 1) {
         for (let c = first; c < last; c += 1) {
           if (!options.mark(r, c)) continue;
-          context.fillStyle = lights[r * nCols + c] > 140 ? "rgb(20 24 28 / 70%)" : "rgb(255 255 255 / 80%)";
+          context.fillStyle = inks[r * nCols + c] ? "rgb(20 24 28 / 70%)" : "rgb(255 255 255 / 80%)";
           if (options.dots) {
             context.beginPath();
             context.arc(xOf(c) + wide / 2, yOf(r) + high / 2, 1.8, 0, 7);
@@ -106,7 +116,7 @@ function grid(holder, given) {
       for (let c = first; c < last; c += 1) {
         const text = options.text(r, c);
         if (!text) continue;
-        context.fillStyle = lights[r * nCols + c] > 140 ? "#14181c" : "#ffffff";
+        context.fillStyle = INKS[inks[r * nCols + c]];
         context.fillText(cut(context, text, wide - 8), xOf(c) + 5, yOf(r) + rowHeight() / 2 + 0.5);
       }
     }
@@ -395,7 +405,7 @@ function chips(strip, shown, pick) {
 function shade(colours, value, most) {
   const at = Math.round(127.5 * (1 + Math.max(-1, Math.min(1, value / most))));
   const [r, g, b] = colours.subarray(3 * at, 3 * at + 3);
-  return [`rgb(${r} ${g} ${b})`, 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#14181c" : "#ffffff"];
+  return [`rgb(${r} ${g} ${b})`, INKS[inkOn(r, g, b)]];
 }
 
 function tipFor(strip, words) {

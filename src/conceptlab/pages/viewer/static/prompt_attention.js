@@ -142,7 +142,7 @@ lab.widget("attention", async (root) => {
   const frame = () => {
     const label = small ? Math.min(96, 14 + 7 * Math.max(...data.shown.map((t) => Math.min(t.length, 12)))) : 34;
     const room = Math.max(160, (matrixBox.clientWidth || 400) - label - 6);
-    const cell = small ? Math.max(9, Math.min(30, Math.floor(room / n))) : Math.min(room, 720) / n;
+    const cell = small ? Math.max(9, Math.min(44, Math.floor(room / n))) : Math.min(room, 720) / n;
     return { label, top: small && cell >= 13 ? label : 8, cell, size: cell * n };
   };
   const paintMatrix = (context, at) => {
