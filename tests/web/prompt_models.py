@@ -1,9 +1,14 @@
 """Small random models behind a page of their own, with vocabularies that a test chooses."""
 
+import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from conceptlab import load_model
@@ -74,3 +79,28 @@ def served(model: Any, name: str = "random") -> Iterator[Served]:
         yield running
     finally:
         running.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an address answered."""
+
+    status: int
+    headers: Any
+    content: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    def array(self) -> np.ndarray:
+        shape = [int(n) for n in self.headers["X-Shape"].split(",")]
+        return np.frombuffer(self.content, dtype=self.headers["X-Dtype"]).reshape(shape)
+
+
+def fetch(address: str) -> Answer:
+    """Ask one address, whatever it answers."""
+    try:
+        with urllib.request.urlopen(address, timeout=120) as found:
+            return Answer(found.status, found.headers, found.read())
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, error.headers, error.read())
