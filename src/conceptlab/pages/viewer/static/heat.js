@@ -140,7 +140,9 @@ widget("heat", async (root) => {
       about.layers.forEach((layer, l) => {
         const own = Number(layer);
         const shown = Number.isInteger(own) ? own % every === 0 : lay.cell * (every > 1 ? every : 1.4) >= 30;
-        if (shown) context.fillText(layer, left(g, l) + lay.cell / 2, HEAD - 7);
+        const word = !Number.isInteger(own) && lay.cell < 44; // a word wider than its cell ends where the cell ends
+        context.textAlign = word ? "right" : "center";
+        if (shown || word) context.fillText(layer, word ? left(g, l) + lay.cell : left(g, l) + lay.cell / 2, HEAD - 7);
       });
       if (lay.groups.length > 1) {
         context.textAlign = "left";
