@@ -99,7 +99,7 @@ def test_a_word_of_the_lens_becomes_the_target(page) -> None:
     page.wait_for_function("new URLSearchParams(location.search).get('target')?.startsWith('#')")
     page.wait_for_function(f"document.querySelector('[data-mode=target_rank]').textContent.includes({name!r})")
     page.wait_for_function(f"document.querySelector('#contributions .facts-line').textContent.includes({name!r})")
-    field = page.locator('input[name="target"]')
+    field = page.locator('.prompt-form input[name="target"]')
     field.fill("the cup")
     field.press("Tab")
     page.wait_for_selector("#lens .said-error")
@@ -140,7 +140,7 @@ def test_concepts_colour_the_tokens_beside_a_random_direction(page, server) -> N
     told = float(words.split(f"{shelf.concepts[last].name}: ")[1].split("\n")[0])
     assert told == pytest.approx(float(value[at, 4]), abs=6e-4)
     assert "random direction" in words
-    page.locator('select[name="concept"]').select_option(index=0)
+    page.locator('.prompt-form select[name="concept"]').select_option(index=0)
     first = next(iter(shelf.concepts.values())).name
     page.wait_for_function(f"document.querySelector('#tokens .facts-line').textContent.includes({first!r})")
 

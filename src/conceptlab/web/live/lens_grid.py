@@ -19,7 +19,7 @@ from torch import Tensor
 from conceptlab.errors import InputError
 from conceptlab.evidence.random_tokens import token_pool
 from conceptlab.measure.lenses.lens_pass import token_chunks
-from conceptlab.measure.lenses.targets import token_texts
+from conceptlab.measure.lenses.targets import token_text
 from conceptlab.numerics.row_readout import read_rows
 from conceptlab.web.jobs import Said
 from conceptlab.web.live.one_pass import Prompt, loaded, one_pass, read_prompt, shown_token, token_id
@@ -147,7 +147,7 @@ def made_grid(
 
 def names_of(model: "Model", ids: np.ndarray) -> list[str]:
     """The text of each id."""
-    return [] if not len(ids) else token_texts(model, ids).tolist()
+    return [token_text(model, int(i)) for i in ids]
 
 
 def cell(grid: LensGrid, layer: int, token: int) -> dict[str, Any]:

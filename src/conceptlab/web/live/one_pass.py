@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
-
 from conceptlab.errors import InputError
-from conceptlab.measure.lenses.targets import token_texts
+from conceptlab.measure.lenses.targets import token_text
 from conceptlab.model.batch import Batch
 from conceptlab.model.blocks import CleanRun, record_run
 from conceptlab.plot.naming import visible
@@ -86,17 +84,23 @@ def pass_bytes(model: "Model", n_tokens: int) -> int:
 
 
 def prompt_tokens(model: "Model", text: str, batch: Batch) -> tuple[str, ...]:
-    """The text of every token, cut from the prompt where the tokenizer says where it stands, else decoded."""
-    decoded = token_texts(model, torch.tensor(batch.ids[0]).numpy()).tolist()
+    """The text of every token, cut from the prompt where the tokenizer says where it stands, else decoded.
+
+    A character that several tokens share goes to the first of them, so that the cut texts add up to the prompt.
+    """
+    known = {i: token_text(model, i) for i in set(batch.ids[0])}
     if batch.offsets is None:
-        return tuple(decoded)
-    cut = [text[a:b] for a, b in batch.offsets[0]]
-    return tuple(own or other for own, other in zip(cut, decoded, strict=True))
+        return tuple(known[i] for i in batch.ids[0])
+    cut, reached = [], 0
+    for i, (start, end) in zip(batch.ids[0], batch.offsets[0], strict=True):
+        cut.append(text[max(start, reached) : end] if end > start else known[i])
+        reached = max(reached, end)
+    return tuple(cut)
 
 
 def shown_token(token: str, limit: int = 24) -> str:
-    """A token for the eye: spaces as an open box, nothing invisible, nothing endless."""
-    return visible(token.replace(" ", "␣"), limit) if token else "(empty)"
+    """A token for the eye: spaces as an open box, nothing invisible, nothing endless; nothing at all is the rest of a character."""
+    return visible(token.replace(" ", "␣"), limit) if token else "(rest)"
 
 
 _PASSES: "WeakKeyDictionary[Model, OrderedDict[tuple[int, ...], CleanRun]]" = WeakKeyDictionary()
@@ -129,9 +133,7 @@ def token_id(model: "Model", given: str, role: str) -> int:
     if len(coded) != 1 and isinstance(raw, int) and raw != getattr(model.tokenizer, "unk_token_id", None):
         coded = [raw]
     if len(coded) != 1 or coded[0] >= size:
-        pieces = (
-            " ".join(shown_token(t) for t in token_texts(model, torch.tensor(coded[:6]).numpy())) if coded else "none"
-        )
+        pieces = " ".join(shown_token(token_text(model, i)) for i in coded[:6]) or "none"
         raise InputError(
             f"the {role} {visible(given)} is {len(coded)} tokens of {model.name} ({pieces}); give one token, or its id as #17"
         )

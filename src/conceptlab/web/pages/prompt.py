@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -26,6 +27,12 @@ from conceptlab.web.view import View, answer
 SMALL = 2000  # numbers that a JSON twin holds itself; larger arrays stand behind their addresses
 MOST_CONCEPTS = 48  # rows of the map of concepts
 EXAMPLES = 6
+PANELS = {
+    "tokens": ("/panel/readouts", "prompt atlas concept"),
+    "lens": ("/panel/lens", "prompt target"),
+    "attention": ("/panel/attention", "prompt"),
+    "contributions": ("/panel/contributions", "prompt token target distractor"),
+}  # the panels' addresses, and what of the selection each depends on
 
 
 async def prompt(request: Request) -> Response:
@@ -45,8 +52,15 @@ async def prompt(request: Request) -> Response:
         "atlas": "" if shelf is None else shelf.id,
         "atlases": list(desk.atlases),
         "concept": chosen_concept(shelf, query),
+        "panels": {name: panel_address(path, names, query, text) for name, (path, names) in PANELS.items()},
     }
     return answer(request, View("prompt.html.j2", "Prompt", content))
+
+
+def panel_address(path: str, names: str, query: Mapping[str, str], text: str) -> str:
+    """The address of a panel: of the page's query the part that it depends on."""
+    given = {**query, "prompt": text}
+    return f"{path}?{urlencode({name: given[name] for name in names.split() if given.get(name)})}"
 
 
 def asked_prompt(desk: Desk, query: Mapping[str, str]) -> str:

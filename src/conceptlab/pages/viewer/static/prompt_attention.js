@@ -346,6 +346,10 @@ lab.widget("attention", async (root) => {
     state.head = head >= 0 && head < data.n_heads[state.layer] ? head : 0;
     state.token = lab.chosenToken(selection, n);
   };
+  const weigh = (how) => {
+    state.weighing = how;
+    root.querySelectorAll("[data-weighing]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.weighing === how)));
+  };
   const firstLayer = data.n_heads.findIndex((count) => count > 0);
   const valueButton = root.querySelector('[data-weighing="value"]');
   if (!data.values) {
@@ -354,11 +358,12 @@ lab.widget("attention", async (root) => {
   }
   root.querySelectorAll("[data-weighing]").forEach((button) =>
     button.addEventListener("click", () => {
-      state.weighing = button.dataset.weighing;
-      root.querySelectorAll("[data-weighing]").forEach((b) => b.setAttribute("aria-pressed", String(b === button)));
+      weigh(button.dataset.weighing);
+      lab.select({ weighing: state.weighing === "plain" ? null : state.weighing });
       if (state.weights) show();
     }),
   );
+  if (lab.selection().weighing === "value" && data.values) weigh("value");
   take(lab.selection());
   colourTiles();
   drawTiles();

@@ -59,7 +59,7 @@ lab.widget("lens", async (root) => {
     const layer = selection.layer === undefined || selection.layer === "" ? null : Number(selection.layer) + 1;
     return [layer !== null && layer < nLayers ? layer : nLayers - 1, c];
   };
-  let mode = "top_prob";
+  let mode = MODES[lab.selection().lens] ? lab.selection().lens : "top_prob";
   const grid = lab.grid(root, {
     rows: data.layers,
     cols: data.shown,
@@ -88,7 +88,10 @@ lab.widget("lens", async (root) => {
     part("control-words").textContent = own.control;
     lab.legend(root.querySelector(".legend"), "heat", ...own.legend);
   };
-  root.querySelectorAll("[data-mode]").forEach((button) => button.addEventListener("click", () => show(button.dataset.mode)));
+  root.querySelectorAll("[data-mode]").forEach((button) => button.addEventListener("click", () => {
+    show(button.dataset.mode);
+    lab.select({ lens: mode === "top_prob" ? null : mode });
+  }));
   const detail = part("detail");
   const describe = () => {
     const [r, c] = grid.cursor;
