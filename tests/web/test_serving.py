@@ -167,6 +167,17 @@ def test_the_server_answers_before_the_application_is_made_and_requests_wait_for
     assert running.failure is None
 
 
+def test_small_answers_are_sent_at_once() -> None:
+    running = Running(lambda: (stand_in([]), lambda: None))
+    with socket.create_connection(running.listener.getsockname()):
+        assert soon(lambda: bool(running.server.server_state.connections))
+        (connection,) = running.server.server_state.connections
+        held = connection.transport.get_extra_info("socket")
+        assert held.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    running.server.stop()
+    running.thread.join(20)
+
+
 def test_an_application_that_cannot_be_made_stops_the_server_and_is_told() -> None:
     def make():  # noqa: ANN202
         raise InputError("no atlas there")

@@ -120,7 +120,8 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 
 def _bound(family: int, address: str, port: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # named as TCP, since asyncio sends small answers at once (TCP_NODELAY) only where the socket says so: 40 ms an answer
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
