@@ -186,3 +186,18 @@ def test_what_does_not_fit_is_said_in_every_panel(browser) -> None:
         assert "longer than the context" in page.locator("#lens .said-error").inner_text()
         answer = fetch(f"{running.url}/panel/lens?prompt={'w1+' * 30}w2&as=json")
         assert answer.status == 409
+
+
+def test_the_page_is_one_file_that_shows_the_same_offline(browser, server, tmp_path) -> None:
+    address = f"{server.url}/prompt?{urlencode({'prompt': TEXT, 'token': 3, 'layer': 2, 'head': 5, 'as': 'file'})}"
+    saved = tmp_path / "prompt.html"
+    saved.write_bytes(fetch(address).content)
+    with opened(browser, server.url, offline=True) as page:
+        page.goto(saved.as_uri())
+        settled(page)
+        assert page.locator(".said-error").count() == 0
+        assert page.locator(".prompt-attention").get_attribute("data-shown") == "2.5"
+        assert page.locator('#tokens .chip[aria-pressed="true"]').inner_text() == "the"
+        page.locator("#lens .grid").focus()
+        page.keyboard.press("ArrowUp")
+        assert "Layer 3 after token 3" in page.locator("#lens .cell-detail").inner_text()

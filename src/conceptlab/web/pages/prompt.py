@@ -30,7 +30,7 @@ EXAMPLES = 6
 PANELS = {
     "tokens": ("/panel/readouts", "prompt atlas concept"),
     "lens": ("/panel/lens", "prompt target"),
-    "attention": ("/panel/attention", "prompt"),
+    "attention": ("/panel/attention", "prompt layer head"),
     "contributions": ("/panel/contributions", "prompt token target distractor"),
 }  # the panels' addresses, and what of the selection each depends on
 
@@ -173,12 +173,19 @@ async def attention_panel(request: Request) -> Response:
     live, text = desk.model(), asked_prompt(desk, request.query_params)
     work = lambda: attention_tiles(live, text)  # noqa: E731
     job = desk.jobs.submit("Attention", work, key=("attention", live.name, text), short=True)
-    return await panel(request, job, attention_view)
+    layer, head = asking.maybe_whole(request.query_params, "layer"), asking.maybe_whole(request.query_params, "head")
+    return await panel(request, job, lambda found: attention_view(found, layer or 0, head or 0))
 
 
-def attention_view(found: Tiles) -> View:
-    """The panel of all heads."""
+def attention_view(found: Tiles, layer: int, head: int) -> View:
+    """The panel of all heads, and the addresses of the one that is shown first."""
+    if layer >= len(found.n_heads) or head >= found.n_heads[layer]:
+        layer, head = next(i for i, n in enumerate(found.n_heads) if n), 0
+    asked = {"prompt": found.prompt.text, "layer": layer, "head": head, "as": "slice"}
+    names = ["weights"] if found.no_values else ["weights", "value_norm"]
     content = {
+        "first": {"layer": layer, "head": head}
+        | {name: f"/panel/head?{urlencode({**asked, 'name': name})}" for name in names},
         **token_content(found.prompt),
         "n_heads": list(found.n_heads),
         "missing": [{"layer": layer, "said": said} for layer, said in found.missing.items()],

@@ -3,18 +3,21 @@ const root = document.documentElement;
 
 // -- the selection: the query of the address, and nothing else ---------------------------------------------------
 const SHARED = ["atlas", "concept", "layer", "head", "neuron", "prompt", "corrupted", "token", "target", "answer", "distractor", "circuit", "other"];
-const selection = () => Object.fromEntries(new URLSearchParams(location.search));
+let offline = new URLSearchParams((root.dataset.address ?? "").split("?")[1] ?? ""); // an exported page holds its own
+const query = () => new URLSearchParams(root.dataset.offline ? offline : location.search);
+const selection = () => Object.fromEntries(query());
 
 function select(change) {
-  const query = new URLSearchParams(location.search);
+  const next = query();
   for (const [name, value] of Object.entries(change)) {
-    if (value === null || value === undefined || value === "") query.delete(name);
-    else query.set(name, String(value));
+    if (value === null || value === undefined || value === "") next.delete(name);
+    else next.set(name, String(value));
   }
-  const text = query.toString();
-  if (!root.dataset.offline) history.replaceState(null, "", `${location.pathname}${text ? `?${text}` : ""}${location.hash}`);
+  const text = next.toString();
+  if (root.dataset.offline) offline = next;
+  else history.replaceState(null, "", `${location.pathname}${text ? `?${text}` : ""}${location.hash}`);
   keepLinks();
-  document.dispatchEvent(new CustomEvent("selection", { detail: { change, selection: Object.fromEntries(query) } }));
+  document.dispatchEvent(new CustomEvent("selection", { detail: { change, selection: Object.fromEntries(next) } }));
 }
 
 function onSelect(call, element) {

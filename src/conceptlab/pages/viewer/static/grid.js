@@ -1,5 +1,5 @@
 // What widgets with many cells share: a grid on canvas that scrolls without being drawn whole, its legend, saving, and tokens as chips.
-// Loaded before the widgets of the Prompt page by its name.
+// Loaded before the widgets of the Prompt page by its name; panels that follow the selection stand here, too.
 const lab = globalThis.conceptlab;
 
 // -- a grid ------------------------------------------------------------------------------------------------------------
@@ -473,3 +473,29 @@ function stripPicture(shown, colour) {
 }
 
 Object.assign(lab, { grid, legend, tools, chips, shade, tipFor, markToken, chosenToken, stripPicture, placeTip: place, cutText: cut });
+
+// -- a panel that asks its address again when a part of the selection that it names has changed ------------------------
+lab.widget("follow", (body) => {
+  const names = body.dataset.names.split(" ");
+  let due = 0;
+  const address = (selection) => {
+    const query = new URLSearchParams();
+    const prompt = document.querySelector(".prompt-form")?.dataset.prompt;
+    for (const name of names) {
+      const value = name === "prompt" ? (selection.prompt ?? prompt) : selection[name];
+      if (value) query.set(name, value);
+    }
+    return `${body.dataset.base}?${query}`;
+  };
+  const ask = (selection) => {
+    const url = address(selection);
+    body.setAttribute("aria-busy", "true");
+    globalThis.htmx.ajax("GET", url, { target: body, swap: "innerHTML" }).then(() => body.removeAttribute("aria-busy"));
+  };
+  if (document.documentElement.dataset.offline) return undefined;
+  return lab.onSelect((change, selection) => {
+    if (!names.some((name) => name in change)) return;
+    clearTimeout(due);
+    due = setTimeout(() => ask(selection), 120);
+  });
+});

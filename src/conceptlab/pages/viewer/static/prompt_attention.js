@@ -298,7 +298,9 @@ lab.widget("attention", async (root) => {
   });
 
   // -- what is chosen ------------------------------------------------------------------------------------------------------
+  const offline = Boolean(document.documentElement.dataset.offline);
   const headUrl = (layer, head, name) => {
+    if (layer === data.first.layer && head === data.first.head) return data.first[name];
     const query = new URLSearchParams({ prompt: data.prompt, layer, head, as: "slice", name });
     return `/panel/head?${query}`;
   };
@@ -311,6 +313,10 @@ lab.widget("attention", async (root) => {
     link.setAttribute("href", link.dataset.own);
     const key = `${layer}.${head}`;
     stop.abort();
+    if (offline && key !== `${data.first.layer}.${data.first.head}`) {
+      part("value-words").textContent = `This file holds the weights of L${data.first.layer}.H${data.first.head} alone; conceptlab view shows every head.`;
+      return;
+    }
     if (!held.has(key)) {
       stop = new AbortController();
       const options = { signal: stop.signal };
@@ -340,9 +346,9 @@ lab.widget("attention", async (root) => {
     root.dataset.shown = `${state.layer}.${state.head}`;
   }
   const take = (selection) => {
-    const layer = Number(selection.layer ?? firstLayer);
+    const layer = Number(selection.layer ?? data.first.layer);
     state.layer = layer >= 0 && layer < nLayers && data.n_heads[layer] ? layer : firstLayer;
-    const head = Number(selection.head ?? 0);
+    const head = Number(selection.head ?? data.first.head);
     state.head = head >= 0 && head < data.n_heads[state.layer] ? head : 0;
     state.token = lab.chosenToken(selection, n);
   };

@@ -3,31 +3,6 @@ const lab = globalThis.conceptlab;
 
 const dataOf = (element) => JSON.parse(element.querySelector("script.data").textContent);
 
-// -- a panel that asks its address again when a part of the selection that it names has changed ------------------------
-lab.widget("follow", (body) => {
-  const names = body.dataset.names.split(" ");
-  let due = 0;
-  const address = (selection) => {
-    const query = new URLSearchParams();
-    const prompt = document.querySelector(".prompt-form")?.dataset.prompt;
-    for (const name of names) {
-      const value = name === "prompt" ? (selection.prompt ?? prompt) : selection[name];
-      if (value) query.set(name, value);
-    }
-    return `${body.dataset.base}?${query}`;
-  };
-  const ask = (selection) => {
-    const url = address(selection);
-    body.setAttribute("aria-busy", "true");
-    globalThis.htmx.ajax("GET", url, { target: body, swap: "innerHTML" }).then(() => body.removeAttribute("aria-busy"));
-  };
-  return lab.onSelect((change, selection) => {
-    if (!names.some((name) => name in change)) return;
-    clearTimeout(due);
-    due = setTimeout(() => ask(selection), 120);
-  });
-});
-
 // -- the form: target, distractor and concept act at once, a new prompt is a new page ------------------------------------
 lab.widget("prompt-form", (form) => {
   const given = JSON.parse(form.querySelector(".form-data").textContent).prompt;
