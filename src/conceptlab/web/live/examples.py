@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conceptlab.measure.lenses.targets import token_text
 from conceptlab.measure.probing.streams import locate
 from conceptlab.web.jobs import Said
 from conceptlab.web.live.fitting import check_fits
-from conceptlab.web.live.one_pass import loaded, prompt_tokens
+from conceptlab.web.live.one_pass import loaded
 
 if TYPE_CHECKING:
     from conceptlab.data import Concept
@@ -80,13 +81,13 @@ def _read(model: "Model", batch: "Batch", subspace: "Subspace") -> list[np.ndarr
 
 def _pieces(model: "Model", text: str, batch: "Batch") -> tuple[str, ...]:
     """The text cut at its tokens, each with what stands before it and belongs to none (the spaces of some tokenizers)."""
-    tokens = prompt_tokens(model, text, batch)
+    decoded = [token_text(model, i) for i in batch.ids[0]]
     if batch.offsets is None:
-        return tokens
-    found, before = [], 0
-    for token, (start, end) in zip(tokens, batch.offsets[0], strict=True):
-        found.append(text[before:start] + token if end > start else token)
-        before = max(before, end)
+        return tuple(decoded)
+    found, reached = [], 0
+    for own, (start, end) in zip(decoded, batch.offsets[0], strict=True):
+        found.append(text[reached:end] if end > start else own)
+        reached = max(reached, end)
     return tuple(found)
 
 
