@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conceptlab.numerics.row_readout import largest, read_rows
+from conceptlab.numerics.row_readout import largest, read_chosen, read_rows
 from conceptlab.numerics.token_ranks import ranks
 
 
@@ -21,6 +21,9 @@ def test_it_equals_the_plain_way(n: int) -> None:
     torch.testing.assert_close(found.log_prob, plain.gather(1, ids), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.log_sum, x.logsumexp(1), rtol=1e-5, atol=1e-5)
     assert torch.equal(found.rank, ranks(x, ids))
+    log_prob, rank = read_chosen(x, ids, found.log_sum)
+    assert torch.equal(rank, found.rank)
+    torch.testing.assert_close(log_prob, found.log_prob)
 
 
 def test_ties_share_their_middle_rank_and_block_size_changes_nothing() -> None:

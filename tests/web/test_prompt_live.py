@@ -9,12 +9,13 @@ from conceptlab.errors import InputError, ModelError, SiteError
 from conceptlab.measure.attribution.direct_logit import direct_logit
 from conceptlab.measure.lenses.logit_lens import logit_lens
 from conceptlab.measure.lenses.token_lens import token_lens
+from conceptlab.model.batch import Batch
 from conceptlab.web.live import one_pass as passes
 from conceptlab.web.live.attention import attention_tiles, fixed_point, head_pattern, reduced, tiles_of
 from conceptlab.web.live.contribution_rows import by_layer, head_map
 from conceptlab.web.live.contributions import contributions
 from conceptlab.web.live.lens_grid import RANDOM_STREAMS, cell, lens_grid
-from conceptlab.web.live.one_pass import read_prompt, token_id
+from conceptlab.web.live.one_pass import cut_tokens, read_prompt, token_id
 from conceptlab.web.live.readouts import random_directions, readouts
 from conceptlab.web.pages.prompt import directions_of
 from tests.web.prompt_models import Ready, finish, random_model, word_tokenizer
@@ -196,3 +197,17 @@ def test_no_hook_is_left_behind(live, text) -> None:
         next(work)
     work.close()
     assert hooks == [m for m in live.model.module.modules() if m._forward_hooks or m._forward_pre_hooks] == []
+
+
+@pytest.mark.parametrize(
+    ("offsets", "decoded", "wanted"),
+    [
+        (((0, 2), (2, 4)), ["ab", "cd"], ["ab", "cd"]),
+        (((0, 1), (0, 1), (1, 4)), ["\ufffd", "\ufffd", "bcd"], ["a", "", "bcd"]),  # two bytes of one character
+        (((0, 1), (0, 1), (1, 4)), ["▁", "a", "bcd"], ["", "a", "bcd"]),  # a mark before the first word
+        (((0, 0), (0, 4), (0, 0)), ["<s>", "abcd", "</s>"], ["<s>", "abcd", "</s>"]),
+    ],
+)
+def test_tokens_are_cut_so_that_they_add_up(offsets, decoded, wanted) -> None:
+    assert list(cut_tokens("abcd", Batch(((1,) * len(offsets),), (offsets,)), decoded)) == wanted
+    assert list(cut_tokens("abcd", Batch(((1,) * len(offsets),)), decoded)) == decoded

@@ -74,13 +74,13 @@ def test_one_selection_for_all_panels_and_in_the_address(page) -> None:
     shown_prompt(page)
     page.locator('#tokens [data-part="strip"] .chip').nth(3).click()
     page.wait_for_function("new URLSearchParams(location.search).get('token') === '3'")
-    page.wait_for_function("document.querySelector('#contributions .facts-line').textContent.includes('token 3')")
+    page.wait_for_function("document.querySelector('#contributions .facts-line')?.textContent.includes('token 3')")
     assert "After token 3" in page.locator("#lens .cell-detail").inner_text().replace("after", "After")
     assert "the (token 3)" in page.locator('[data-part="token-name"]').inner_text()
     page.locator(".heads-scroll").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.prompt-attention').dataset.shown === '1.1'")
+    page.wait_for_function("document.querySelector('.prompt-attention')?.dataset.shown === '1.1'")
     assert page.locator('[data-part="head-link"]').inner_text() == "L1.H1"
     assert "/unit?layer=1&head=1" in page.locator('[data-part="head-link"]').get_attribute("href")
     address = page.url
@@ -97,8 +97,8 @@ def test_a_word_of_the_lens_becomes_the_target(page) -> None:
     name = word.inner_text()
     word.click()
     page.wait_for_function("new URLSearchParams(location.search).get('target')?.startsWith('#')")
-    page.wait_for_function(f"document.querySelector('[data-mode=target_rank]').textContent.includes({name!r})")
-    page.wait_for_function(f"document.querySelector('#contributions .facts-line').textContent.includes({name!r})")
+    page.wait_for_function(f"document.querySelector('[data-mode=target_rank]')?.textContent.includes({name!r})")
+    page.wait_for_function(f"document.querySelector('#contributions .facts-line')?.textContent.includes({name!r})")
     field = page.locator('.prompt-form input[name="target"]')
     field.fill("the cup")
     field.press("Tab")
@@ -142,7 +142,7 @@ def test_concepts_colour_the_tokens_beside_a_random_direction(page, server) -> N
     assert "random direction" in words
     page.locator('.prompt-form select[name="concept"]').select_option(index=0)
     first = next(iter(shelf.concepts.values())).name
-    page.wait_for_function(f"document.querySelector('#tokens .facts-line').textContent.includes({first!r})")
+    page.wait_for_function(f"document.querySelector('#tokens .facts-line')?.textContent.includes({first!r})")
 
 
 def test_pictures_and_tables_can_be_saved(page) -> None:

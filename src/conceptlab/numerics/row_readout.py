@@ -34,7 +34,7 @@ def read_rows(logits: Tensor, ids: Tensor, k: int, *, block_bytes: int = BLOCK_B
     `top` holds log-probabilities; a rank is 1 for the largest entry, and entries that tie share their middle rank. Entropy in nats.
     """
     size = max(2, block_bytes // (4 * logits.shape[1]))
-    space = torch.empty(2, min(size, len(logits)), logits.shape[1], device=logits.device)
+    space = torch.empty(min(size, len(logits)), logits.shape[1], device=logits.device)
     parts = [
         _read(logits[at : at + size].float(), ids[at : at + size].to(logits.device), k, space)
         for at in range(0, len(logits), size)
@@ -43,20 +43,28 @@ def read_rows(logits: Tensor, ids: Tensor, k: int, *, block_bytes: int = BLOCK_B
 
 
 def _read(x: Tensor, ids: Tensor, k: int, space: Tensor) -> RowReadout:
-    shifted, odds = space[0, : len(x)], space[1, : len(x)]
     top, top_ids = largest(x, k)
-    torch.sub(x, top[:, :1], out=shifted)
-    torch.exp(shifted, out=odds)
-    total = odds.sum(1)
-    mean = torch.linalg.vecdot(odds, shifted) / total
+    prob = torch.softmax(x, 1, out=space[: len(x)])
+    log_sum = top[:, 0] - prob.gather(1, top_ids[:, :1])[:, 0].log()
+    mean = torch.linalg.vecdot(prob, x)
     if not bool(
         torch.isfinite(mean).all()
     ):  # minus infinity, which some models give to tokens that never come, times zero
-        mean = (odds * shifted).nan_to_num(0.0).sum(1) / total
-    log_sum = top[:, 0] + total.log()
+        mean = (prob * x).nan_to_num(0.0).sum(1)
     chosen = x.gather(1, ids)
-    rank = torch.stack([_rank(x, value, odds) for value in chosen.unbind(1)], 1) if ids.shape[1] else chosen
-    return RowReadout(top - log_sum[:, None], top_ids, log_sum, total.log() - mean, chosen - log_sum[:, None], rank)
+    rank = torch.stack([_rank(x, value, prob) for value in chosen.unbind(1)], 1) if ids.shape[1] else chosen
+    return RowReadout(top - log_sum[:, None], top_ids, log_sum, log_sum - mean, chosen - log_sum[:, None], rank)
+
+
+@torch.no_grad()
+def read_chosen(logits: Tensor, ids: Tensor, log_sum: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and rank [row, n] of columns `ids` [row, n] alone, in rows [row, column] whose `log_sum` [row] is known."""
+    space = torch.empty(1, logits.shape[1], device=logits.device)
+    rank = [
+        torch.stack([_rank(row[None].float(), row[i : i + 1].float(), space)[0] for i in own])
+        for row, own in zip(logits, ids.tolist(), strict=True)
+    ]
+    return logits.float().gather(1, ids.to(logits.device)) - log_sum[:, None], torch.stack(rank)
 
 
 def _rank(x: Tensor, value: Tensor, space: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from conceptlab.errors import InputError
 from conceptlab.evidence.random_tokens import token_pool
 from conceptlab.measure.lenses.lens_pass import token_chunks
 from conceptlab.measure.lenses.targets import token_text
-from conceptlab.numerics.row_readout import read_rows
+from conceptlab.numerics.row_readout import read_chosen, read_rows
 from conceptlab.web.jobs import Said
 from conceptlab.web.live.one_pass import Prompt, loaded, one_pass, read_prompt, shown_token, token_id
 
@@ -83,8 +83,8 @@ def read_block(model: "Model", rows: Tensor, ids: Tensor, drawn: Tensor) -> tupl
     beside = torch.full((2, *drawn.shape), torch.nan)
     has = drawn[:, 0] >= 0
     if bool(has.any()):
-        some = read_rows(logits[has.to(logits.device)], drawn[has], 1)
-        beside[:, has] = torch.stack([some.log_prob, some.rank]).cpu()
+        on = has.to(logits.device)
+        beside[:, has] = torch.stack(read_chosen(logits[on], drawn[has], read.log_sum[on])).cpu()
     return (
         read.top.exp(),
         read.top_ids,
@@ -105,18 +105,20 @@ def targets_of(model: "Model", prompt: Prompt, last: Tensor, asked: int | None) 
 
 
 def rows_to_read(streams: Tensor, targets: Tensor, d_vocab: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Streams [row, d_model] of all layers and tokens, then of the random ones; target ids [row]; random tokens [row, n], of which
-    a layer has about `RANDOM_TOKENS` (-1: a row without)."""
+    """Streams [row, d_model] of all layers and tokens, then of the random ones; target ids [row]; random tokens [row, n] at a
+    quarter of the rows, at most `RANDOM_TOKENS` a layer (-1: a row without)."""
     n_layers, n_tokens, width = streams.shape
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     pool = token_pool(targets.numpy(), d_vocab)
     each = max(1, min(8, RANDOM_TOKENS // n_tokens))
+    asked = max(4, min(RANDOM_TOKENS, n_tokens // 4))
     drawn = pool[rng.integers(0, len(pool), (n_layers, n_tokens, each))]
-    some = rng.permuted(np.tile(np.arange(n_tokens), (n_layers, 1)), axis=1) < RANDOM_TOKENS
+    some = rng.permuted(np.tile(np.arange(n_tokens), (n_layers, 1)), axis=1) < asked
     drawn = torch.from_numpy(np.where(some[..., None], drawn, -1)).flatten(0, 1)
-    like = torch.from_numpy(rng.integers(0, n_tokens, (n_layers, RANDOM_STREAMS)))
+    n_random = max(1, min(RANDOM_STREAMS, n_tokens // 16))  # at most a sixteenth of what is read, or one a layer
+    like = torch.from_numpy(rng.integers(0, n_tokens, (n_layers, n_random)))
     norms = streams.float().norm(dim=2).cpu().gather(1, like)[..., None]
-    noise = torch.randn(n_layers, RANDOM_STREAMS, width, generator=generator)
+    noise = torch.randn(n_layers, n_random, width, generator=generator)
     noise = (noise / noise.norm(dim=2, keepdim=True) * norms).flatten(0, 1)
     ids = torch.cat([targets.repeat(n_layers), targets.new_zeros(len(noise))])
     rows = torch.cat([streams.flatten(0, 1), noise.to(streams)])
@@ -130,7 +132,7 @@ def made_grid(
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     n_layers, n = model.n_layers + 1, len(prompt)
     real = [c[: n_layers * n].reshape(n_layers, n, *c.shape[1:]) for c in columns]
-    random = [c[n_layers * n :].reshape(n_layers, RANDOM_STREAMS, *c.shape[1:]) for c in columns]
+    random = [c[n_layers * n :].reshape(n_layers, -1, *c.shape[1:]) for c in columns]
     control = {
         "top_prob": random[0][..., 0].mean(1),
         "entropy": random[2].mean(1),

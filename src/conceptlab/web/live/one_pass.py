@@ -6,7 +6,7 @@ are kept per model, the least recently used go first, together at most `KEPT` by
 
 import time
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KEPT = 2**28
 LARGEST = 2**30  # bytes of one pass
 MOST_CHARACTERS = 60_000
+BROKEN = "\ufffd"  # what a part of a character is decoded to
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +73,10 @@ def read_prompt(model: "Model", text: str) -> Prompt:
             f"a pass of {len(batch.ids[0])} tokens keeps {size / 2**30:.1f} GiB; this page keeps at most "
             f"{LARGEST / 2**30:.0f} GiB, so give at most {fits} tokens"
         )
-    tokens = prompt_tokens(model, text, batch)
-    shown = tuple(shown_token(token) for token in tokens)
+    decoded = [token_text(model, i) for i in batch.ids[0]]
+    tokens = cut_tokens(text, batch, decoded)
+    pairs = zip(tokens, decoded, strict=True)
+    shown = tuple(shown_token(own or ("" if BROKEN in other else other)) for own, other in pairs)
     return Prompt(text, batch, tokens, shown, model.max_length, size)
 
 
@@ -83,17 +86,21 @@ def pass_bytes(model: "Model", n_tokens: int) -> int:
     return (model.n_layers + 1) * n_tokens * model.d_model * width
 
 
-def prompt_tokens(model: "Model", text: str, batch: Batch) -> tuple[str, ...]:
-    """The text of every token, cut from the prompt where the tokenizer says where it stands, else decoded.
+def cut_tokens(text: str, batch: Batch, decoded: Sequence[str]) -> tuple[str, ...]:
+    """The text of every token, cut from the prompt where the tokenizer says where it stands, else `decoded`.
 
-    A character that several tokens share goes to the first of them, so that the cut texts add up to the prompt.
+    What several tokens share goes to the one that reads so, else to the first, so that the cut texts add up to the prompt.
     """
-    known = {i: token_text(model, i) for i in set(batch.ids[0])}
     if batch.offsets is None:
-        return tuple(known[i] for i in batch.ids[0])
-    cut, reached = [], 0
-    for i, (start, end) in zip(batch.ids[0], batch.offsets[0], strict=True):
-        cut.append(text[max(start, reached) : end] if end > start else known[i])
+        return tuple(decoded)
+    cut: list[str] = []
+    reached = 0
+    for (start, end), own in zip(batch.offsets[0], decoded, strict=True):
+        whole = text[start:end]
+        if start < reached and own == whole == cut[-1]:
+            cut[-1] = ""
+            reached = start
+        cut.append(text[max(start, reached) : end] if end > start else own)
         reached = max(reached, end)
     return tuple(cut)
 
