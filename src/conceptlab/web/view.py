@@ -60,7 +60,9 @@ def answer(request: Request, view: View) -> Response:
         from conceptlab.web.export import file_response
 
         return file_response(request, view)
-    return HTMLResponse(html(request, view, framed="HX-Request" not in request.headers), view.status)
+    framed = "HX-Request" not in request.headers or "HX-History-Restore-Request" in request.headers
+    vary = {"Vary": "HX-Request, HX-History-Restore-Request"}  # so that going back never shows a kept fragment as the page
+    return HTMLResponse(html(request, view, framed=framed), view.status, vary)
 
 
 def html(request: Request, view: View, *, framed: bool) -> str:
