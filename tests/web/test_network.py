@@ -7,6 +7,8 @@ import time
 import pytest
 
 from conceptlab.web.guard import POLICY, SECURITY_HEADERS
+from conceptlab.web.protocol import GuardedProtocol
+from tests.web.flood import flooded
 from tests.web.garbage import garbage
 from tests.web.wire import SECRET, Quick, Reply, Wire, drained, parsed, request_of, responses, soon
 
@@ -511,3 +513,15 @@ def test_too_many_connections_are_turned_away_and_room_comes_back(wire: Wire) ->
     assert wire.ask("GET", "/").status == 200
     for sock in held:
         sock.close()
+
+
+def test_a_flood_of_garbage_does_not_keep_a_reader_from_the_page() -> None:
+    wire = Wire(protocol=GuardedProtocol)
+    found = flooded(wire.port, {"Host": wire.host, **wire.known}, per_second=150, seconds=2)
+    assert found.thrown == 300
+    assert found.failed == 0
+    assert len(found.looks) >= 3
+    assert found.refused == 0
+    assert soon(lambda: not wire.server.server_state.connections, 20), "nothing of it stays"
+    assert wire.ask("GET", "/").status == 200
+    wire.close()
