@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable  # noqa: E402
 from importlib.metadata import version  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from ..viewer.rows import viewer_rows  # noqa: E402
 from .atlas_cost import atlas_rows  # noqa: E402
 from .edges import edge_rows  # noqa: E402
 from .engine import fixed_cost_rows, forward_rows, steering_row  # noqa: E402
@@ -83,6 +84,7 @@ def parts(*, peers: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "neurons": neuron_rows,
         "neuron gradients": gradient_rows,
         "harvest": harvest_rows,
+        "viewer": viewer_rows,
     }
     return found | ({"peers": lambda: peer_rows({}), "patching peers": patching_peer_rows} if peers else {})
 

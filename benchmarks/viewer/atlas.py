@@ -1,6 +1,6 @@
 """A synthetic atlas of any size for the viewer's benchmarks: plausible curves and verdicts, no model behind it.
 
-`python -m benchmarks.viewer_atlas FOLDER [concepts] [layers]` writes one; a concept in ten is not found.
+`python -m benchmarks.viewer.atlas FOLDER [concepts] [layers]` writes one; a concept in ten is not found.
 """
 
 import sys

@@ -1,0 +1,1 @@
+"""How fast the viewer is, in real Chromium: `python -m benchmarks.viewer` writes its rows into docs/benchmarks.md."""
