@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conceptlab.errors import InputError, ModelError
 from conceptlab.measure.lenses.targets import token_texts
 from conceptlab.model import Model
 from conceptlab.web.jobs import Said
@@ -27,10 +28,13 @@ Row = tuple[str, str, str]  # text, label, concept
 def unit_texts(
     model: Model, unit: Unit, rows: Sequence[Row], seed: int = 0
 ) -> Generator[Said | None, None, dict[str, Any]]:
-    """The texts with the largest activations, and how activations are spread. At most `MOST_TEXTS` texts, evenly chosen."""
+    """The texts with the largest activations, and how activations are spread. At most `MOST_TEXTS` texts, evenly chosen, of
+    those that fit into the context. Raises InputError where none does."""
     other = other_unit(unit, unit.size(model), seed)
     picked = np.unique(np.linspace(0, len(rows) - 1, min(MOST_TEXTS, len(rows))).astype(int))
-    chosen = [rows[i] for i in picked]
+    chosen = [row for row in (rows[i] for i in picked) if _fits(model, row[0])]
+    if not chosen:
+        raise InputError(f"none of the {len(picked)} texts has between 1 and {model.max_length} tokens")
     batch = model.encode([text for text, _, _ in chosen])
     own: list[np.ndarray] = []
     rival: list[np.ndarray] = []
@@ -54,6 +58,15 @@ def unit_texts(
         "other": None if not rival else {"max": float(max(r.max() for r in rival)), "mean": float(np.concatenate(rival).mean())},
         "examples": [_example(model, batch.ids[i], own[i], chosen[i]) for i in order.tolist()],
     }  # fmt: skip
+
+
+def _fits(model: Model, text: str) -> bool:
+    """Whether the model can read the text; one that it cannot is left out."""
+    try:
+        model.encode(text)
+    except ModelError:
+        return False
+    return True
 
 
 @torch.no_grad()

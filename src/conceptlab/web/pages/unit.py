@@ -76,10 +76,10 @@ def neighbours(asked: Unit, shape: Mapping[str, int], query: Mapping[str, str]) 
     at = asked.layer * size + asked.index
     places = {"previous": at - 1, "next": at + 1, "below": at - size, "above": at + size}
     atlas = {"atlas": query["atlas"]} if query.get("atlas") else {}
+    there = {name: bool(size) and 0 <= place < size * layers for name, place in places.items()}
     return {
-        name: f"/unit?{urlencode({**atlas, 'layer': place // size, asked.kind: place % size})}"
+        name: f"/unit?{urlencode({**atlas, 'layer': place // size, asked.kind: place % size})}" if there[name] else ""
         for name, place in places.items()
-        if size and 0 <= place < size * layers
     }
 
 

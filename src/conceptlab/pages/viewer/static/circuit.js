@@ -287,9 +287,9 @@ widget("circuit", (root) => {
     return new XMLSerializer().serializeToString(copy);
   }
   const title = `circuit-${graph.id}`;
-  root.querySelector('[data-save="svg"]').addEventListener("click", () => save(`${title}.svg`, new Blob([standalone()], { type: "image/svg+xml" })));
-  root.querySelector('[data-save="csv"]').addEventListener("click", () => saveCsv(title, COLUMNS, graph.edges.map((edge) => COLUMNS.map((c) => edge[c]))));
-  root.querySelector('[data-save="png"]').addEventListener("click", () => {
+  root.querySelector('[data-export="svg"]').addEventListener("click", () => save(`${title}.svg`, new Blob([standalone()], { type: "image/svg+xml" })));
+  root.querySelector('[data-export="csv"]').addEventListener("click", () => saveCsv(title, COLUMNS, graph.edges.map((edge) => COLUMNS.map((c) => edge[c]))));
+  root.querySelector('[data-export="png"]').addEventListener("click", () => {
     const url = URL.createObjectURL(new Blob([standalone()], { type: "image/svg+xml" }));
     const image = new Image();
     image.onload = () => {

@@ -192,8 +192,8 @@ widget("patching-map", (root) => {
       grid.draw(map[button.dataset.show]);
     });
   }
-  root.querySelector('[data-save="png"]').addEventListener("click", () => grid.canvas.toBlob((blob) => save("patching.png", blob)));
-  root.querySelector('[data-save="csv"]').addEventListener("click", () => {
+  root.querySelector('[data-export="png"]').addEventListener("click", () => grid.canvas.toBlob((blob) => save("patching.png", blob)));
+  root.querySelector('[data-export="csv"]').addEventListener("click", () => {
     const columns = ["score", "low", "high", "control", "p", "q"];
     const rows = map.layers.flatMap((layer, i) => map.across.map((column, j) => [layer, j, column.text, ...columns.map((c) => map[c][i][j])]));
     saveCsv("patching", ["layer", map.by === "head" ? "head" : "token", "text", ...columns], rows);

@@ -13,6 +13,12 @@ const ROWS = [
   ["n", "Tokens written", "The end of the text counts as one."],
 ];
 
+// Black or white, whichever stands out more (at least 4.5 to 1 on any colour).
+function legible(...rgb) {
+  const [r, g, b] = rgb.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000000" : "#ffffff";
+}
+
 widget("steer", (root) => {
   const role = (name, within = root) => within.querySelector(`[data-role="${name}"]`);
   const form = root.querySelector("form");
@@ -165,7 +171,7 @@ widget("steer", (root) => {
         const at = known ? 3 * Math.round(255 * Math.min(1, Math.max(0, (value - low) / (high - low || 1)))) : 0;
         const [r, g, b] = [colours[at], colours[at + 1], colours[at + 2]];
         element.style.backgroundColor = known ? `rgb(${r} ${g} ${b})` : "";
-        element.style.color = known ? (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#12161a" : "#ffffff") : "";
+        element.style.color = known ? (legible(r, g, b)) : "";
       }
     }
   }

@@ -1,6 +1,12 @@
 // The texts of a unit: each token in the colour of its activation, one scale for all of them.
 const { widget, palette, number, onTheme, saveCsv } = globalThis.conceptlab;
 
+// Black or white, whichever stands out more (at least 4.5 to 1 on any colour).
+function legible(...rgb) {
+  const [r, g, b] = rgb.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000000" : "#ffffff";
+}
+
 widget("unit-texts", (root) => {
   const found = JSON.parse(root.querySelector('[data-role="texts"]').textContent);
   const size = Math.max(1e-9, Math.abs(found.max), Math.abs(Math.min(0, found.min)));
@@ -25,11 +31,11 @@ widget("unit-texts", (root) => {
         const at = 3 * Math.round(255 * Math.min(1, Math.max(0, (values[i] - low) / (high - low))));
         const [r, g, b] = [colours[at], colours[at + 1], colours[at + 2]];
         token.style.backgroundColor = `rgb(${r} ${g} ${b})`;
-        token.style.color = 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#12161a" : "#ffffff";
+        token.style.color = legible(r, g, b);
       });
     }
   }
-  root.querySelector('[data-save="csv"]').addEventListener("click", () => {
+  root.querySelector('[data-export="csv"]').addEventListener("click", () => {
     saveCsv("texts", ["text", "concept", "label", "position", "token", "value"], found.examples.flatMap((e, n) => e.tokens.map((t, i) => [n, e.concept, e.label, i, t, e.values[i]])));
   });
   paint();
