@@ -33,26 +33,26 @@ def read_rows(logits: Tensor, ids: Tensor, k: int, *, block_bytes: int = BLOCK_B
 
     `top` holds log-probabilities; a rank is 1 for the largest entry, and entries that tie share their middle rank. Entropy in nats.
     """
-    size = max(2, block_bytes // (4 * logits.shape[1]))
-    space = torch.empty(min(size, len(logits)), logits.shape[1], device=logits.device)
-    parts = [
-        _read(logits[at : at + size].float(), ids[at : at + size].to(logits.device), k, space)
-        for at in range(0, len(logits), size)
-    ]
-    return RowReadout(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _read(x: Tensor, ids: Tensor, k: int, space: Tensor) -> RowReadout:
-    top, top_ids = largest(x, k)
-    prob = torch.softmax(x, 1, out=space[: len(x)])
-    log_sum = top[:, 0] - prob.gather(1, top_ids[:, :1])[:, 0].log()
-    mean = torch.linalg.vecdot(prob, x)
-    if not bool(
-        torch.isfinite(mean).all()
-    ):  # minus infinity, which some models give to tokens that never come, times zero
-        mean = (prob * x).nan_to_num(0.0).sum(1)
-    chosen = x.gather(1, ids)
-    rank = torch.stack([_rank(x, value, prob) for value in chosen.unbind(1)], 1) if ids.shape[1] else chosen
+    n, width = logits.shape
+    size = max(2, block_bytes // (4 * width))
+    space = torch.empty(min(size, n), width, device=logits.device)
+    ids, top, top_ids = ids.to(logits.device), *largest(logits, k)
+    peak, mean, rank = torch.empty(n, 1), torch.empty(n), torch.empty(ids.shape)
+    peak, mean, rank = (part.to(logits.device) for part in (peak, mean, rank))
+    chosen = logits.gather(1, ids)
+    for at in range(0, n, size):
+        here = slice(at, at + size)
+        x = logits[here].float()
+        prob = torch.softmax(x, 1, out=space[: len(x)])
+        torch.gather(prob, 1, top_ids[here, :1], out=peak[here])
+        torch.linalg.vecdot(prob, x, out=mean[here])
+        for i in range(ids.shape[1]):
+            rank[here, i] = _rank(x, chosen[here, i].float(), prob)
+    for row in (~mean.isfinite()).nonzero().flatten().tolist():  # minus infinity, of tokens that never come, times zero
+        x = logits[row].float()
+        mean[row] = (x.softmax(0) * x).nan_to_num(0.0).sum()
+    top, chosen = top.float(), chosen.float()
+    log_sum = top[:, 0] - peak[:, 0].log()
     return RowReadout(top - log_sum[:, None], top_ids, log_sum, log_sum - mean, chosen - log_sum[:, None], rank)
 
 

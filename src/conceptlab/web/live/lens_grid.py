@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 TOP = 5
 RANDOM_STREAMS = 8
+SPARE = 1 << 26  # multiplications a layer that random streams may cost beside a sixteenth of the prompt's own
 RANDOM_TOKENS = 32
+OPEN = -1  # a target that is what the model says first
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,67 +63,58 @@ def lens_grid(live: Any, text: str, target: str = "") -> Generator[Said, None, L
     """
     model = yield from loaded(live)
     prompt = read_prompt(model, text)
-    model.lens(torch.zeros(1, model.d_model, dtype=model.unembedding.dtype, device=model.unembedding.device))
+    model.lens(model.unembedding.new_zeros(0, model.d_model))  # raises with the reason where there is none
     asked = None if not target else token_id(model, target, "target")
     yield Said(0.02, f"one pass of {len(prompt)} tokens")
     streams = one_pass(model, prompt).streams[:, 0]
-    targets = targets_of(model, prompt, streams[-1, -1:], asked)
+    targets = torch.tensor([*prompt.ids[1:], OPEN]) if asked is None else torch.full((len(prompt),), asked)
     rows, ids, drawn = rows_to_read(streams, targets, model.unembedding.shape[0])
     found: list[tuple[np.ndarray, ...]] = []
     for chunk in token_chunks(len(rows), model.unembedding.shape[0]):
-        found.append(tuple(part.cpu().numpy() for part in read_block(model, rows[chunk], ids[chunk], drawn[chunk])))
+        found.append(read_block(model, rows[chunk], ids, drawn[chunk], chunk))
         yield Said(0.1 + 0.9 * chunk.stop / len(rows), f"{chunk.stop} of {len(rows)} streams read")
+    targets = ids[: len(prompt)].flip(0)
     return made_grid(model, prompt, targets, found, asked is not None)
 
 
 @torch.no_grad()
-def read_block(model: "Model", rows: Tensor, ids: Tensor, drawn: Tensor) -> tuple[Tensor, ...]:
-    """Probabilities and ids of the first choices, entropy, probability and rank of `ids` [row], of streams [row, d_model]; the same
-    two of the random tokens `drawn` [row, n], NaN where a row has none (-1)."""
+def read_block(model: "Model", rows: Tensor, ids: Tensor, drawn: Tensor, chunk: slice) -> tuple[np.ndarray, ...]:
+    """Probabilities and ids of the first choices, entropy, probability and rank of the targets, of streams [row, d_model]; the same
+    two of the random tokens `drawn` [row, n], NaN where a row has none (-1).
+
+    `ids` are the targets of all rows. Where one is `OPEN`, it becomes the first choice of the very first row: what the model says.
+    """
     logits = model.lens(rows)
-    read = read_rows(logits, ids[:, None], min(TOP, logits.shape[1]))
+    if chunk.start == 0:
+        ids.masked_fill_(ids == OPEN, int(logits[0].argmax()))
+    read = read_rows(logits, ids[chunk, None], min(TOP, logits.shape[1]))
     beside = torch.full((2, *drawn.shape), torch.nan)
     has = drawn[:, 0] >= 0
     if bool(has.any()):
         on = has.to(logits.device)
         beside[:, has] = torch.stack(read_chosen(logits[on], drawn[has], read.log_sum[on])).cpu()
-    return (
-        read.top.exp(),
-        read.top_ids,
-        read.entropy,
-        read.log_prob[:, 0].exp(),
-        read.rank[:, 0],
-        beside[0].exp(),
-        beside[1],
-    )
-
-
-@torch.no_grad()
-def targets_of(model: "Model", prompt: Prompt, last: Tensor, asked: int | None) -> Tensor:
-    """The target id of every token: the asked one, else the next token, and at the end what the model says first."""
-    if asked is not None:
-        return torch.full((len(prompt),), asked)
-    return torch.tensor([*prompt.ids[1:], int(model.lens(last)[0].argmax())])
+    kept = (read.top.exp(), read.top_ids, read.entropy, read.log_prob[:, 0].exp(), read.rank[:, 0])
+    return tuple(part.cpu().numpy() for part in (*kept, beside[0].exp(), beside[1]))
 
 
 def rows_to_read(streams: Tensor, targets: Tensor, d_vocab: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Streams [row, d_model] of all layers and tokens, then of the random ones; target ids [row]; random tokens [row, n] at a
-    quarter of the rows, at most `RANDOM_TOKENS` a layer (-1: a row without)."""
+    """Streams [row, d_model] of all layers and tokens, backwards from the end, then of the random ones; target ids [row]; random
+    tokens [row, n] at a quarter of the rows, at most `RANDOM_TOKENS` a layer (-1: a row without)."""
     n_layers, n_tokens, width = streams.shape
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    pool = token_pool(targets.numpy(), d_vocab)
+    pool = token_pool(targets[targets != OPEN].numpy(), d_vocab)
     each = max(1, min(8, RANDOM_TOKENS // n_tokens))
     asked = max(4, min(RANDOM_TOKENS, n_tokens // 4))
     drawn = pool[rng.integers(0, len(pool), (n_layers, n_tokens, each))]
     some = rng.permuted(np.tile(np.arange(n_tokens), (n_layers, 1)), axis=1) < asked
     drawn = torch.from_numpy(np.where(some[..., None], drawn, -1)).flatten(0, 1)
-    n_random = max(1, min(RANDOM_STREAMS, n_tokens // 16))  # at most a sixteenth of what is read, or one a layer
+    n_random = max(1, min(RANDOM_STREAMS, max(n_tokens // 16, SPARE // (width * d_vocab))))
     like = torch.from_numpy(rng.integers(0, n_tokens, (n_layers, n_random)))
     norms = streams.float().norm(dim=2).cpu().gather(1, like)[..., None]
     noise = torch.randn(n_layers, n_random, width, generator=generator)
     noise = (noise / noise.norm(dim=2, keepdim=True) * norms).flatten(0, 1)
-    ids = torch.cat([targets.repeat(n_layers), targets.new_zeros(len(noise))])
-    rows = torch.cat([streams.flatten(0, 1), noise.to(streams)])
+    ids = torch.cat([targets.flip(0).repeat(n_layers), targets.new_zeros(len(noise))])
+    rows = torch.cat([streams.flip(0, 1).flatten(0, 1), noise.to(streams)])
     return rows, ids, torch.cat([drawn, drawn.new_full((len(noise), each), -1)])
 
 
@@ -131,7 +124,7 @@ def made_grid(
     """Put blocks of rows together and cut off the controls."""
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     n_layers, n = model.n_layers + 1, len(prompt)
-    real = [c[: n_layers * n].reshape(n_layers, n, *c.shape[1:]) for c in columns]
+    real = [c[: n_layers * n].reshape(n_layers, n, *c.shape[1:])[::-1, ::-1] for c in columns]
     random = [c[n_layers * n :].reshape(n_layers, -1, *c.shape[1:]) for c in columns]
     control = {
         "top_prob": random[0][..., 0].mean(1),
