@@ -285,7 +285,7 @@ def test_nobody_is_granted_cross_origin_reading(wire: Wire) -> None:
 @pytest.mark.parametrize("protocol", ["websocket", "h2c", "TLS/1.0"])
 def test_an_upgrade_is_refused(wire: Wire, protocol: str) -> None:
     given = {"Upgrade": protocol, "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
-    request = request_of("GET", "/stream", {"Host": wire.host, **wire.known, **given, "Connection": "Upgrade, close"})
+    request = request_of("GET", "/", {"Host": wire.host, **wire.known, **given, "Connection": "Upgrade, close"})
     assert is_refused(parsed(wire.raw(request)))
 
 
