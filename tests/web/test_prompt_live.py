@@ -211,3 +211,12 @@ def test_no_hook_is_left_behind(live, text) -> None:
 def test_tokens_are_cut_so_that_they_add_up(offsets, decoded, wanted) -> None:
     assert list(cut_tokens("abcd", Batch(((1,) * len(offsets),), (offsets,)), decoded)) == wanted
     assert list(cut_tokens("abcd", Batch(((1,) * len(offsets),)), decoded)) == decoded
+
+
+def test_words_that_the_tokenizer_does_not_know_are_shown_as_they_stand() -> None:
+    live = Ready(random_model(word_tokenizer(40)))
+    grid = finish(lens_grid(live, "w1 zzz w2", "w3"))
+    assert grid.prompt.tokens == ("w1", "zzz", "w2")
+    assert np.isfinite(grid.entropy).all()
+    with pytest.raises(InputError, match="2 tokens"):
+        finish(lens_grid(live, "w1", "zzz w2"))

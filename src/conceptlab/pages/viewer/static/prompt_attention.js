@@ -114,11 +114,14 @@ lab.widget("attention", async (root) => {
       shades[i] = 0xff000000 | (colours[at + 2] << 16) | (colours[at + 1] << 8) | colours[at];
     }
   };
+  // Where there are more tokens than pixels, a pixel shows the strongest weight that falls on it, so that none is lost.
   const colourHead = () => {
     if (!shades) makeShades();
-    const image = new ImageData(n, n);
-    const to = new Uint32Array(image.data.buffer);
+    const side = Math.min(n, Math.max(200, Math.floor(frame().size * (window.devicePixelRatio || 1))));
+    const pixel = Uint32Array.from({ length: n }, (_, i) => Math.floor((i * side) / n));
+    const pooled = new Uint16Array(side * side);
     const weights = state.weights;
+    let share = null;
     state.most = 1;
     if (state.weighing === "value" && state.norms) {
       let top = 0;
@@ -128,14 +131,21 @@ lab.widget("attention", async (root) => {
         if (++k === n) k = 0;
       }
       state.most = Math.max(top / 65535, 1e-12);
-      const share = Float32Array.from(state.norms, (norm) => norm / state.most);
-      for (let i = 0, k = 0; i < weights.length; i += 1) {
-        to[i] = shades[(weights[i] * share[k]) | 0];
-        if (++k === n) k = 0;
+      share = Float32Array.from(state.norms, (norm) => norm / state.most);
+    }
+    for (let q = 0, i = 0; q < n; q += 1) {
+      const row = pixel[q] * side;
+      for (let k = 0; k < n; k += 1, i += 1) {
+        const found = share ? (weights[i] * share[k]) | 0 : weights[i];
+        const at = row + pixel[k];
+        if (found > pooled[at]) pooled[at] = found;
       }
-    } else for (let i = 0; i < weights.length; i += 1) to[i] = shades[weights[i]];
+    }
+    const image = new ImageData(side, side);
+    const to = new Uint32Array(image.data.buffer);
+    for (let i = 0; i < to.length; i += 1) to[i] = shades[pooled[i]];
     state.drawn ??= document.createElement("canvas");
-    state.drawn.width = state.drawn.height = n;
+    state.drawn.width = state.drawn.height = side;
     state.drawn.getContext("2d").putImageData(image, 0, 0);
     lab.legend(root.querySelector(".legend"), "heat", "0", lab.number(state.most), "square-root scale");
   };
@@ -150,9 +160,8 @@ lab.widget("attention", async (root) => {
     context.fillStyle = lab.ink("--card");
     context.fillRect(0, 0, label + size + 6, top + size + 22);
     if (!state.drawn) return;
-    context.imageSmoothingEnabled = cell < 1;
-    context.imageSmoothingQuality = "high";
-    context.drawImage(state.drawn, 0, 0, n, n, label, top, size, size);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(state.drawn, label, top, size, size);
     context.font = FONT;
     context.textBaseline = "middle";
     if (small) {
@@ -377,6 +386,7 @@ lab.widget("attention", async (root) => {
   load();
   const watch = new ResizeObserver(() => {
     drawTiles();
+    if (state.weights && n > 200) colourHead();
     drawMatrix();
     drawFlow();
   });
