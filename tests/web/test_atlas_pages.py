@@ -235,6 +235,7 @@ def test_layers_units_and_neighbours_are_links(view, whole):
     view.locator(".layers a", has_text="2").click()
     view.wait_for_function("document.querySelector('#at-layer-title').innerText.includes('layer 2')")
     assert "layer=2" in view.url
+    view.wait_for_function("document.querySelector('nav.pages a[href^=\"/prompt\"]').href.includes('layer=2')")
     shown = view.locator("dl.at-layer div", has=view.locator("dt", has_text="score")).first.locator("dd").inner_text()
     assert shown == number(float(concept.depth["score"].values[3]))
     first = view.locator(".units a").first

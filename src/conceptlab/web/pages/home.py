@@ -46,7 +46,7 @@ async def overview(request: Request) -> Response:
     """The map of concepts x layers; an atlas that was written without an overview is read concept by concept first."""
     desk, query = request.app.state.desk, request.query_params
     shelf = desk.atlas(query.get("atlas"))
-    if shelf.said or shelf.overview is not None:
+    if shelf.said or await run_in_threadpool(lambda: shelf.overview) is not None:
         return answer(request, View("heat.html.j2", "Concepts by layer", {"heat": heat(shelf)}, arrays(shelf)))
 
     def work():  # noqa: ANN202 - a generator of the engine

@@ -218,6 +218,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   document.querySelectorAll("details.menu[open]").forEach((menu) => menu.removeAttribute("open"));
 });
+// A part of the page that htmx exchanged under a new address changes the selection, too.
+document.addEventListener("htmx:pushedIntoHistory", () => select({}));
 sayTheme();
 keepLinks();
 document.dispatchEvent(new CustomEvent("conceptlab"));
