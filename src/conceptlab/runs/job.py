@@ -3,9 +3,10 @@
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from conceptlab.errors import InputError
 from conceptlab.runs.ledger import Ledger
@@ -21,6 +22,20 @@ class Worker(Protocol):
 
     def do(self, shard: int) -> Mapping[str, Any]:
         """Compute and commit one shard that this process has claimed; returns what to report (`units`, `seconds`, …)."""
+        ...
+
+
+@runtime_checkable
+class Overlapping(Worker, Protocol):
+    """A worker whose shards are published while the next ones are computed: at most one, and before the next is."""
+
+    def begin(self, shard: int) -> Callable[[], Mapping[str, Any]]:
+        """Compute one shard; calling the result waits for its commit, and gives what `do` does. Raises the error of the shard
+        before, too."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until nothing goes on unseen: what is whole is committed, what is not is taken back."""
         ...
 
 
@@ -72,12 +87,41 @@ def work(worker: Worker, rank: int = 0, world_size: int = 1) -> Iterator[Mapping
     """
     with worker.ledger as ledger:
         done = set(ledger.finished())
-        for shard in _turned(order(ledger.n_shards, rank, world_size), in_order=ledger.locks or world_size > 1):
-            if shard in done:
-                continue
+        own = _turned(order(ledger.n_shards, rank, world_size), in_order=ledger.locks or world_size > 1)
+        left = (shard for shard in own if shard not in done)
+        if isinstance(worker, Overlapping):
+            yield from _overlapped(worker, left)
+            return
+        for shard in left:
             with ledger.claim(shard) as mine:
                 if mine:
                     yield {"shard": shard, **worker.do(shard)}
+
+
+def _overlapped(worker: Overlapping, shards: Iterator[int]) -> Iterator[Mapping[str, Any]]:
+    """Report each shard once the next one is begun, that is when its commit was waited for; both are claimed until then. Where this
+    is left in the middle, the worker settles before the ledger lets the claims go."""
+    before: tuple[int, ExitStack, Callable[[], Mapping[str, Any]]] | None = None
+    try:
+        for shard in shards:
+            claim = ExitStack()
+            if not claim.enter_context(worker.ledger.claim(shard)):
+                claim.close()
+                continue
+            begun = shard, claim, worker.begin(shard)
+            earlier, before = before, begun
+            if earlier is not None:
+                yield _report(*earlier)
+        if before is not None:
+            yield _report(*before)
+    finally:
+        worker.settle()
+
+
+def _report(shard: int, claim: ExitStack, finish: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    found = finish()
+    claim.close()
+    return {"shard": shard, **found}
 
 
 def _turned(shards: list[int], *, in_order: bool) -> list[int]:

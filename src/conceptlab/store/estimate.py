@@ -47,11 +47,11 @@ def estimate(harvest: Harvest) -> HarvestEstimate | None:
     kept_left = sum(harvest.plan.index["n_kept"][shard] for shard in left)
     per_token, batch_bytes = _calibrate(harvest, left[0])
     disk = round(kept_left / max(1, harvest.plan.n_kept) * harvest.n_bytes)
+    kept = 0  # of the statistics of a shard
     if harvest.manifest.statistics:
-        disk += (
-            len(left) * BYTES_A_UNIT * sum(math.prod(site.shape) * len(site.parts) for site in harvest.manifest.sites)
-        )
-    return HarvestEstimate(tokens_left * per_token, disk, _peak() + DEEP * batch_bytes // 2, tokens_left)
+        kept = BYTES_A_UNIT * sum(math.prod(site.shape) * len(site.parts) for site in harvest.manifest.sites)
+    peak = _peak() + DEEP * batch_bytes // 2 + kept  # those of one shard are published while the next is computed
+    return HarvestEstimate(tokens_left * per_token, disk + len(left) * kept, peak, tokens_left)
 
 
 def _calibrate(harvest: Harvest, shard: int) -> tuple[float, int]:

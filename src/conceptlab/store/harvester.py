@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from conceptlab.errors import RunError
 from conceptlab.model import Batch, Model
 from conceptlab.runs.ledger import Ledger
-from conceptlab.runs.moments import moment
 from conceptlab.runs.place import Place
-from conceptlab.store.copies import Copies, Handed, Values
+from conceptlab.store.copies import Copies, Values
+from conceptlab.store.in_flight import InFlight
 from conceptlab.store.manifest import Manifest
 from conceptlab.store.overlap import Overlap
 from conceptlab.store.plan import Plan, ShardTokens, read_tokens
@@ -36,27 +36,86 @@ class Harvester:
         self.tick: Callable[[Mapping[str, Any]], None] = lambda said: None  # noqa: ARG005 - whoever starts the worker may listen
         self.wanted = {site.name: site.layers for site in manifest.sites}
         self.copies = Copies()
+        self.writer: Overlap | None = None
+        self.flight: InFlight | None = None  # sealed, not known to be committed
 
     def do(self, shard: int) -> Mapping[str, Any]:
-        """Compute and commit one shard; reports its tokens, seconds, and the seconds spent waiting for the disk."""
-        start = time.perf_counter()
-        tokens = read_tokens(self.place, self.plan, shard)
-        with self.place.drafts(f"{shard:06d}") as drafts:
-            n_kept = int(tokens.kept.sum())
-            files = ShardFiles(drafts, shard, n_kept, self.manifest, self.model.device)
+        """Compute and commit one shard, and wait for it; reports as `begin` says."""
+        try:
+            return self.begin(shard)()
+        finally:
+            self.settle()
+
+    def begin(self, shard: int) -> Callable[[], Mapping[str, Any]]:
+        """Compute a shard; it is published while the next one is computed, and before that one is. Calling the result waits for the
+        commit and reports the shard's tokens, the seconds that this thread gave to it, and those of them spent waiting for the
+        disk. Raises the error of the shard before, too.
+        """
+        start, tokens = time.perf_counter(), read_tokens(self.place, self.plan, shard)
+        flight = self._flight(shard, int(tokens.kept.sum()))
+        if self.writer is None:
+            self.writer = Overlap().start()
+        writer, before = self.writer, self.writer.waited
+        try:
+            writer.give(flight.open)
+            for batch, kept in self.batches(tokens):
+                handed = self.copies.handed(self.captured(batch, kept), writer)
+                writer.give(partial(flight.keep, handed))
+                self.tick({"shard": shard, "tick": sum(batch.lengths)})
+                if self.flight is not None:
+                    self.flight.check()
+            waited = self._land()
+            self.flight = flight
+            writer.give(flight.seal)
+        except BaseException:
+            self._give_up(flight)
+            raise
+        found = {"tokens": len(tokens.token), "seconds": time.perf_counter() - start}
+        return partial(self._landed, flight, {**found, "waited": writer.waited - before + waited})
+
+    def settle(self) -> None:
+        """Commit the shard that is sealed, take back one that is not, and end the writing thread. Ctrl-C meanwhile takes back the
+        sealed one, too."""
+        interrupted = False
+        while self.writer is not None:
             try:
-                with Overlap() as writer:
-                    for batch, kept in self.batches(tokens):
-                        handed = self.copies.handed(self.captured(batch, kept), writer)
-                        writer.give(partial(self._keep, files, handed))
-                        self.tick({"shard": shard, "tick": sum(batch.lengths)})
-                published = files.publish(self.place)
-            except BaseException:
-                files.abandon()
-                self.copies.reset()
-                raise
-            self.ledger.commit(shard, published, {"n_tokens": n_kept, "nonfinite": files.nonfinite})
-        return {"tokens": len(tokens.token), "seconds": time.perf_counter() - start, "waited": writer.waited}
+                self.writer.end()
+                if self.flight is not None:
+                    self.flight.end()
+                self.writer = self.flight = None
+            except KeyboardInterrupt:
+                interrupted = True
+                if self.flight is not None:
+                    self.flight.hurry()
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _flight(self, shard: int, n_kept: int) -> InFlight:
+        def make(drafts: Path) -> ShardFiles:
+            return ShardFiles(drafts, shard, n_kept, self.manifest, self.model.device)
+
+        return InFlight(self.place, self.ledger, shard, n_kept, make, record_nonfinite=self.on_nonfinite == "record")
+
+    def _land(self) -> float:
+        """Wait for the shard before; the seconds."""
+        start = time.perf_counter()
+        if self.flight is not None and self.writer is not None:
+            self.flight.land(self.writer)
+        return time.perf_counter() - start
+
+    def _landed(self, flight: InFlight, report: Mapping[str, Any]) -> Mapping[str, Any]:
+        waited = self._land() if flight is self.flight else 0.0
+        flight.check()
+        return {**report, "seconds": report["seconds"] + waited, "waited": report["waited"] + waited}
+
+    def _give_up(self, flight: InFlight) -> None:
+        """Leave a shard that goes wrong; the one before it may still be committed."""
+        flight.cancelled = True
+        try:
+            self.settle()
+        finally:
+            flight.end()
+            self.copies.reset()
 
     def batches(self, tokens: ShardTokens) -> "list[tuple[Batch, list[list[int]]]]":
         """Every forward of a shard: its rows, and the kept positions of each."""
@@ -79,17 +138,6 @@ class Harvester:
             for part, values in zip(site.parts, acts.by_layer(site.name), strict=True):
                 found[part] = _stored(values, getattr(torch, self.manifest.dtype))
         return found
-
-    def _keep(self, files: ShardFiles, handed: Handed) -> None:
-        with handed:
-            files.put_all(handed.values, handed.finite)
-        moment("batch written")
-        if self.on_nonfinite == "error" and files.nonfinite:
-            part, counts = min(files.nonfinite.items())
-            raise RunError(
-                f"shard {files.shard}: {part} has {counts['nan']} NaN and {counts['inf']} infinite values; "
-                "look at the model, or count and keep them with --on-nonfinite record"
-            )
 
 
 def _stored(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

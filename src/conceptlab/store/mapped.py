@@ -120,7 +120,7 @@ class ShardFile:
         wanted = [index for index in blocks if self.verify and not self.checked[index]]
         first = min(start, wanted[0] * BLOCK) if wanted else start
         last = max(end, min((wanted[-1] + 1) * BLOCK, self.record.size)) if wanted else end
-        content = memoryview(_read_whole(descriptor, first, last))
+        content = _read_whole(descriptor, first, last)
         if len(content) != last - first:
             raise self._error(f"{self.name} ends at byte {first + len(content):,} of {self.record.size:,}")
         for index in wanted:
@@ -180,12 +180,11 @@ def _stretches(tokens: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
         first = end + 1
 
 
-def _read_whole(descriptor: int, start: int, end: int) -> np.ndarray:
+def _read_whole(descriptor: int, start: int, end: int) -> memoryview:
     """Bytes start to end of an open file, fewer where it ends before."""
-    content = np.empty(end - start, dtype=np.uint8)
-    view, got = memoryview(content), 0
+    content, got = np.empty(end - start, dtype=np.uint8).data, 0
     while got < len(content):
-        more = os.preadv(descriptor, [view[got:]], start + got)
+        more = os.preadv(descriptor, [content[got:]], start + got)
         if not more:
             break
         got += more

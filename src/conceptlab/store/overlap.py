@@ -13,32 +13,49 @@ T = TypeVar("T")
 
 
 class Overlap:
-    """A writer thread, used as a context manager. `waited` are the seconds for which the giver had to wait for it.
+    """A writer thread, used as a context manager, or with `start` and `end`. `waited` are the seconds for which the giver had to
+    wait for it.
 
-    The first error of the thread is raised by the next `give` or at the end of the body.
+    The first error of the thread is raised by the next `give` or at the end of the body; what was given after it is not done.
     """
 
     def __init__(self) -> None:
         self.waited = 0.0
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(DEEP)
         self._error: BaseException | None = None
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Overlap":
-        self._thread.start()
-        return self
+        return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
             self._error = self._error or error
-        self._put(None)
-        self._thread.join()
-        if kind is None and self._error is not None:
+        self.end()
+        if kind is None:
+            self.check()
+
+    def start(self) -> "Overlap":
+        """Begin to do what is given."""
+        self._thread.start()
+        return self
+
+    def end(self) -> None:
+        """Wait until all that was given is done; may be called again where the wait was interrupted. Raises no error of the
+        thread."""
+        if self._thread.ident is not None and not self._ended.is_set():
+            self._put(None)
+            self._ended.wait()  # not join: interrupted, it takes the thread for ended
+
+    def check(self) -> None:
+        """Raise the thread's error, if it has one."""
+        if self._error is not None:
             raise self._error
 
     def give(self, work: Callable[[], None]) -> None:
         """Have `work` done after what was given before."""
-        self._check()
+        self.check()
         self._put(work)
 
     def next_of(self, filled: "queue.SimpleQueue[T]") -> T:
@@ -48,14 +65,10 @@ class Overlap:
             try:
                 found = filled.get(timeout=PATIENCE)
             except queue.Empty:
-                self._check()
+                self.check()
                 continue
             self.waited += time.perf_counter() - start
             return found
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
 
     def _put(self, work: Callable[[], None] | None) -> None:
         start = time.perf_counter()
@@ -69,3 +82,4 @@ class Overlap:
                     work()
                 except BaseException as error:  # raised again by whoever gives or waits
                     self._error = error
+        self._ended.set()

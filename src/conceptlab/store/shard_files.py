@@ -49,7 +49,9 @@ class ShardFiles:
         self.flushed: dict[str, Future[None]] = {}
         self.statistics = ShardStatistics(shard, manifest.sites) if manifest.statistics else None
         self.writers: dict[str, BlockWriter] = {}
+        self.records: dict[str, FileRecord] = {}
         self.nonfinite: dict[str, dict[str, int]] = {}
+        self.stopped = False
         for site in manifest.sites if manifest.values else ():
             for part in site.parts:
                 writer = BlockWriter(drafts / part.replace("/", "-"))
@@ -111,21 +113,34 @@ class ShardFiles:
             if writer.waiting >= EARLY and (part not in self.flushed or self.flushed[part].done()):
                 self.flushed[part] = self.flushing.submit(writer.begin_flush)
 
-    def publish(self, place: Place) -> dict[str, FileRecord]:
-        """Close and publish every file; name -> record."""
+    def close(self) -> None:
+        """Close every file: all values are there, and the statistics become what is kept of them, a quarter of what they were."""
         self.pool.shutdown()
         if self.flushing is not None:
-            self.flushing.shutdown(cancel_futures=True)
+            self.flushing.shutdown(wait=False, cancel_futures=True)
+        self.records = {part: writer.close() for part, writer in self.writers.items()}
+        if self.statistics is not None:
+            self.statistics.close()
+
+    def publish(self, place: Place) -> dict[str, FileRecord]:
+        """Publish the closed files, several at a time; name -> record. Raises RunError where `stop` was called meanwhile."""
         with ThreadPoolExecutor(PUBLISHERS) as pool:
-            found = dict(pool.map(lambda part: self._published(place, part), self.writers))
+            found = dict(pool.map(lambda part: self._published(place, part), self.records))
         return found | (self.statistics.publish(place) if self.statistics is not None else {})
 
     def _published(self, place: Place, part: str) -> tuple[str, FileRecord]:
-        writer = self.writers[part]
-        record = writer.close()
+        if self.stopped:
+            raise RunError(
+                f"shard {self.shard} was stopped before it was published; the same command computes it again"
+            )
+        record = self.records[part]
         name = f"acts/{part}/{self.shard:06d}-{record.sha256[:12]}.safetensors"
-        place.publish(writer.draft, name)
+        place.publish(self.writers[part].draft, name)
         return name, record
+
+    def stop(self) -> None:
+        """Publish no further file; may be called from another thread."""
+        self.stopped = True
 
     def abandon(self) -> None:
         """Close the drafts."""
