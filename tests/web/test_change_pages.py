@@ -187,7 +187,7 @@ def test_a_circuit_is_thinned_pinned_grouped_and_kept(browser, circuits) -> None
         assert page.locator(".circuit-side h3").first.inner_text() == "L1.H0, L0.H1"
         page.locator('[name="label"]').fill("<b>movers</b>")
         page.locator('[data-role="group-form"] button').click()
-        page.wait_for_function("document.querySelector('.circuit').dataset.saved >= 1")
+        page.wait_for_selector(".circuit:not([data-unsaved])")
         assert circuits.desk.notes.get("circuit", "one") == {
             "pinned": ["L1.H0"], "groups": [{"label": "<b>movers</b>", "nodes": ["L1.H0", "L0.H1"]}], "moved": {},
         }  # fmt: skip
@@ -209,7 +209,7 @@ def test_a_node_can_be_moved_and_a_picture_saved(browser, circuits) -> None:
         page.mouse.down()
         page.mouse.move(box["x"] + 65, box["y"] + 5, steps=4)
         page.mouse.up()
-        page.wait_for_function("document.querySelector('.circuit').dataset.saved === '1'")
+        page.wait_for_selector(".circuit:not([data-unsaved])")
         assert "L1.H0" in circuits.desk.notes.get("circuit", "one")["moved"]
         for kind, begin in (("svg", b"<svg"), ("png", b"\x89PNG"), ("csv", b"rank,source,target,weights")):
             with page.expect_download() as download:

@@ -48,17 +48,19 @@ widget("circuit", (root) => {
   function keep() {
     if (!root.dataset.notes) return;
     clearTimeout(saving);
-    saving = setTimeout(async () => {
+    root.dataset.unsaved = "yes";
+    const mine = setTimeout(async () => {
       const body = JSON.stringify({ pinned: [...kept.pinned], groups: kept.groups, moved: kept.moved });
       try {
         const answer = await fetch(root.dataset.notes, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
         if (!answer.ok) throw new Error((await answer.text()).trim().slice(0, 300));
         role("kept").textContent = "Saved.";
-        root.dataset.saved = String(1 + Number(root.dataset.saved ?? 0));
+        if (mine === saving) delete root.dataset.unsaved;
       } catch (error) {
         role("kept").textContent = `Not saved: ${error.message}`;
       }
     }, 300);
+    saving = mine;
   }
 
   // -- the drawing -----------------------------------------------------------------------------------------------------
