@@ -168,17 +168,17 @@ def test_search_order_and_control_change_map_table_and_address(view, whole):
     height = view.locator(".heat-box").bounding_box()["height"]
     before = view.locator(".heat-box").screenshot()
     view.locator("input[name=find]").fill("NUM")
-    view.wait_for_function("document.querySelectorAll('.summary tbody tr').length === 1")
+    view.wait_for_function("() => document.querySelectorAll('.summary tbody tr').length === 1")
     assert "1 of 10 concepts" in view.locator("[data-heat-count]").inner_text() and "find=num" in view.url.lower()
     assert view.locator(".heat-box").bounding_box()["height"] < height
     view.locator("input[name=find]").fill("")
-    view.wait_for_function("document.querySelectorAll('.summary tbody tr').length === 10")
+    view.wait_for_function("() => document.querySelectorAll('.summary tbody tr').length === 10")
     view.locator("select[name=sort]").select_option("name")
-    view.wait_for_function("document.querySelectorAll('.summary tbody tr bdi')[1].innerText === 'number_parity'")
+    view.wait_for_function("() => document.querySelectorAll('.summary tbody tr bdi')[1].innerText === 'number_parity'")
     names = [e.inner_text() for e in view.locator(".summary tbody th bdi").all()]
     assert names == sorted(c.name for c in whole.concepts)
     view.locator("input[value=control]").check()
-    view.wait_for_function("document.querySelector('[data-heat-what]').innerText.includes('shuffled')")
+    view.wait_for_function("() => document.querySelector('[data-heat-what]').innerText.includes('shuffled')")
     assert view.locator(".heat-box").screenshot() != before
     view.reload()
     painted(view)
@@ -233,9 +233,9 @@ def test_layers_units_and_neighbours_are_links(view, whole):
     concept = next(c for c in whole.concepts if c.name == "plural")
     view.go("/concept?atlas=syn&concept=plural")
     view.locator(".layers a", has_text="2").click()
-    view.wait_for_function("document.querySelector('#at-layer-title').innerText.includes('layer 2')")
+    view.wait_for_function("() => document.querySelector('#at-layer-title').innerText.includes('layer 2')")
     assert "layer=2" in view.url
-    view.wait_for_function("document.querySelector('nav.pages a[href^=\"/prompt\"]').href.includes('layer=2')")
+    view.wait_for_function("() => document.querySelector('nav.pages a[href^=\"/prompt\"]').href.includes('layer=2')")
     shown = view.locator("dl.at-layer div", has=view.locator("dt", has_text="score")).first.locator("dd").inner_text()
     assert shown == number(float(concept.depth["score"].values[3]))
     first = view.locator(".units a").first
@@ -271,10 +271,10 @@ def test_papers_are_the_rows_of_the_catalogue(view, syn):
     assert view.locator(".papers tbody tr").count() == len(rows) == 150
     works = [row for row in rows if row.state == "works"]
     view.locator("select[name=state]").select_option("works")
-    view.wait_for_function(f"document.querySelectorAll('.papers tbody tr').length === {len(works)}")
+    view.wait_for_function(f"() => document.querySelectorAll('.papers tbody tr').length === {len(works)}")
     probes = [row for row in works if row.family == "probe"]
     view.locator("select[name=family]").select_option("probe")
-    view.wait_for_function(f"document.querySelectorAll('.papers tbody tr').length === {len(probes)}")
+    view.wait_for_function(f"() => document.querySelectorAll('.papers tbody tr').length === {len(probes)}")
     id, measured = next(iter(numbers().items()))
     view.go(f"/papers?{urlencode({'id': id})}")
     text = view.locator("main").inner_text()
@@ -332,7 +332,7 @@ def test_fits_every_width_and_both_themes(browser, syn, width, scheme):
         for path in PAGES:
             page.go(path)
             page.wait_for_function(
-                "![...document.querySelectorAll('figure.chart')].length || document.querySelector('[data-drawn]')"
+                "() => ![...document.querySelectorAll('figure.chart')].length || document.querySelector('[data-drawn]')"
             )
             assert page.evaluate("document.documentElement.scrollWidth") == width, path
             dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 20)"
@@ -348,7 +348,7 @@ def test_accessibility_finds_nothing_serious(browser, syn, scheme):
         for path in PAGES:
             page.go(path)
             page.wait_for_function(
-                "![...document.querySelectorAll('figure.chart')].length || document.querySelector('[data-drawn]')"
+                "() => ![...document.querySelectorAll('figure.chart')].length || document.querySelector('[data-drawn]')"
             )
             found = [v for v in axe.run(page).response["violations"] if v["impact"] in ("serious", "critical")]
             assert not found, (path, [(v["id"], [n["html"][:160] for n in v["nodes"][:3]]) for v in found])
@@ -433,7 +433,7 @@ def opened_offline(browser, path, *, heat):
     if heat:
         painted(page)
         page.locator("input[name=find]").fill("plural")
-        page.wait_for_function("document.querySelector('[data-heat-count]').innerText.startsWith('1 of')")
+        page.wait_for_function("() => document.querySelector('[data-heat-count]').innerText.startsWith('1 of')")
     figures = page.locator("figure.chart")
     for i in range(figures.count()):
         figures.nth(i).scroll_into_view_if_needed()

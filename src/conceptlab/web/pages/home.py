@@ -16,13 +16,14 @@ from starlette.responses import Response
 from conceptlab.atlas.overview import CURVES
 from conceptlab.atlas.table import summary_row
 from conceptlab.atlas.words import counted
-from conceptlab.catalog import STATES, papers
+from conceptlab.catalog import STATES
 from conceptlab.errors import ConceptlabError, ResultError
 from conceptlab.pages.content import SummaryRow
 from conceptlab.plot.naming import visible
 from conceptlab.web.atlas_shelf import AtlasShelf
 from conceptlab.web.jobs import Said
 from conceptlab.web.pages.asking import choice, text, whole
+from conceptlab.web.pages.papers import all_rows
 from conceptlab.web.panels import panel
 from conceptlab.web.view import View, answer, with_query
 
@@ -240,13 +241,12 @@ def _unit(finding: Any) -> str:
 
 def literature() -> dict[str, Any]:
     """The published systems by family and state."""
-    rows = papers()
-    families = sorted({row.family for row in rows})
-    counts = {family: Counter(row.state for row in rows if row.family == family) for family in families}
+    families = sorted({row.family for row in all_rows()})
+    counts = {family: Counter(row.state for row in all_rows() if row.family == family) for family in families}
     ordered = sorted(families, key=lambda family: (-counts[family][STATES[0]], -sum(counts[family].values()), family))
-    total = Counter(row.state for row in rows)
+    total = Counter(row.state for row in all_rows())
     return {
-        "n": len(rows),
+        "n": len(all_rows()),
         "states": {state: total[state] for state in STATES},
         "families": [{"family": f, "n": sum(counts[f].values()), **{s: counts[f][s] for s in STATES}} for f in ordered],
     }

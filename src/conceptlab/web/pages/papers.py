@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -26,26 +27,31 @@ async def page(request: Request) -> Response:
     return answer(request, await run_in_threadpool(papers_view, request.query_params))
 
 
+@lru_cache(maxsize=1)
+def all_rows() -> tuple[Paper, ...]:
+    """All rows. Recipes do not change while the server runs, and finding them reads every recipe's file."""
+    return tuple(papers())
+
+
 def papers_view(query: Mapping[str, str]) -> View:
     """The list or one row. Raises a 404 for an unknown id."""
-    rows = papers()
     if query.get("id"):
-        found = next((row for row in rows if row.id == query["id"]), None)
+        found = next((row for row in all_rows() if row.id == query["id"]), None)
         if found is None:
             raise HTTPException(404, f"no published system {query['id'][:60]!r}; the page Papers lists them")
         return View("paper.html.j2", found.title, {"paper": record(found), "meaning": MEANING[found.state]})
-    families = sorted({row.family for row in rows})
+    families = sorted({row.family for row in all_rows()})
     family, state = choice(query, "family", ["", *families]), choice(query, "state", ["", *STATES])
     find = text(query, "find").casefold()
     kept = [
-        row for row in rows
+        row for row in all_rows()
         if family in ("", row.family) and state in ("", row.state) and find in f"{row.id} {row.title} {row.claim}".casefold()
     ]  # fmt: skip
     kept.sort(key=lambda row: STATES.index(row.state))
-    counts = Counter(row.state for row in rows)
+    counts = Counter(row.state for row in all_rows())
     content = {
-        "papers": [record(row) for row in kept], "total": len(rows), "counts": {s: counts[s] for s in STATES}, "meaning": MEANING,
-        "families": families, "family": family, "state": state, "find": text(query, "find"),
+        "papers": [record(row) for row in kept], "total": len(all_rows()), "counts": {s: counts[s] for s in STATES},
+        "meaning": MEANING, "families": families, "family": family, "state": state, "find": text(query, "find"),
     }  # fmt: skip
     return View("papers.html.j2", "The literature", content)
 
