@@ -1,6 +1,7 @@
 """Small random models behind a page of their own, with vocabularies that a test chooses."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -104,3 +105,11 @@ def fetch(address: str) -> Answer:
             return Answer(found.status, found.headers, found.read())
     except urllib.error.HTTPError as error:
         return Answer(error.code, error.headers, error.read())
+
+
+def until(page: Any, condition: str, seconds: float = 60.0) -> None:
+    """Wait until an expression of the page is true. (Playwright's own waiting makes code of text, which the policy forbids.)"""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"not so after {seconds:.0f} s: {condition}"
+        page.wait_for_timeout(30)

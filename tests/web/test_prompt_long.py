@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.web.conftest import opened
-from tests.web.prompt_models import fetch, random_model, served, word_tokenizer
+from tests.web.prompt_models import fetch, random_model, served, until, word_tokenizer
 from tests.web.test_prompt_page import settled
 
 pytestmark = pytest.mark.browser
@@ -64,7 +64,7 @@ def test_it_paints_walks_and_stays_small(browser, running, query) -> None:
         for i in range(3):
             page.locator(".heads-scroll").focus()
             page.keyboard.press("ArrowRight")
-            page.wait_for_function(f"document.querySelector('.prompt-attention').dataset.shown === '0.{i + 1}'")
+            until(page, f"document.querySelector('.prompt-attention').dataset.shown === '0.{i + 1}'")
         session = page.context.new_cdp_session(page)
         heap = session.send("Runtime.getHeapUsage")
         held = (heap["usedSize"] + heap.get("backingStorageSize", 0) + heap.get("embedderHeapUsedSize", 0)) / 2**20
@@ -81,9 +81,9 @@ def test_the_lens_of_a_long_prompt_scrolls_without_being_drawn_whole(browser, ru
         settled(page)
         page.locator('#lens [data-part="zoom"]').click()
         drawn = page.locator("#lens canvas.grid-canvas").evaluate("(c) => c.width")
-        page.wait_for_function("document.querySelector('#lens .grid-space').offsetWidth > 70000")
+        until(page, "document.querySelector('#lens .grid-space').offsetWidth > 70000")
         assert drawn < 4000
         page.evaluate("document.querySelector('#lens .grid').scrollLeft = 40000")
         page.locator("#lens .grid").focus()
         page.keyboard.press("ArrowLeft")
-        page.wait_for_function("location.search.includes('token=1022')")
+        until(page, "location.search.includes('token=1022')")

@@ -7,7 +7,7 @@ import pytest
 
 from conceptlab.measure.lenses.logit_lens import logit_lens
 from tests.web.conftest import opened
-from tests.web.prompt_models import fetch, random_model, served, word_tokenizer
+from tests.web.prompt_models import fetch, random_model, served, until, word_tokenizer
 
 pytestmark = pytest.mark.browser
 TEXT = "Nina gave the bucket to Bella."
@@ -17,7 +17,7 @@ READY = """document.querySelectorAll(".waiting").length === 0 &&
 
 
 def settled(page) -> None:
-    page.wait_for_function(READY)
+    until(page, READY)
 
 
 def shown_prompt(page, **selection) -> None:
@@ -73,14 +73,14 @@ def test_what_the_lens_draws_is_what_it_holds(page, server) -> None:
 def test_one_selection_for_all_panels_and_in_the_address(page) -> None:
     shown_prompt(page)
     page.locator('#tokens [data-part="strip"] .chip').nth(3).click()
-    page.wait_for_function("new URLSearchParams(location.search).get('token') === '3'")
-    page.wait_for_function("document.querySelector('#contributions .facts-line')?.textContent.includes('token 3')")
+    until(page, "new URLSearchParams(location.search).get('token') === '3'")
+    until(page, "document.querySelector('#contributions .facts-line')?.textContent.includes('token 3')")
     assert "After token 3" in page.locator("#lens .cell-detail").inner_text().replace("after", "After")
     assert "the (token 3)" in page.locator('[data-part="token-name"]').inner_text()
     page.locator(".heads-scroll").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.prompt-attention')?.dataset.shown === '1.1'")
+    until(page, "document.querySelector('.prompt-attention')?.dataset.shown === '1.1'")
     assert page.locator('[data-part="head-link"]').inner_text() == "L1.H1"
     assert "/unit?layer=1&head=1" in page.locator('[data-part="head-link"]').get_attribute("href")
     address = page.url
@@ -96,9 +96,9 @@ def test_a_word_of_the_lens_becomes_the_target(page) -> None:
     word = page.locator(".top-list .token-pick").nth(1)
     name = word.inner_text()
     word.click()
-    page.wait_for_function("new URLSearchParams(location.search).get('target')?.startsWith('#')")
-    page.wait_for_function(f"document.querySelector('[data-mode=target_rank]')?.textContent.includes({name!r})")
-    page.wait_for_function(f"document.querySelector('#contributions .facts-line')?.textContent.includes({name!r})")
+    until(page, "new URLSearchParams(location.search).get('target')?.startsWith('#')")
+    until(page, f"document.querySelector('[data-mode=target_rank]')?.textContent.includes({name!r})")
+    until(page, f"document.querySelector('#contributions .facts-line')?.textContent.includes({name!r})")
     field = page.locator('.prompt-form input[name="target"]')
     field.fill("the cup")
     field.press("Tab")
@@ -106,7 +106,7 @@ def test_a_word_of_the_lens_becomes_the_target(page) -> None:
     assert "give one token" in page.locator("#lens .said-error").inner_text()
     field.fill("")
     field.press("Tab")
-    page.wait_for_function("document.querySelectorAll('#lens .said-error').length === 0")
+    until(page, "document.querySelectorAll('#lens .said-error').length === 0")
     settled(page)
 
 
@@ -116,7 +116,7 @@ def test_the_grids_answer_to_the_keyboard_and_the_mouse(page) -> None:
     grid.focus()
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("location.search.includes('layer=5') && location.search.includes('token=3')")
+    until(page, "location.search.includes('layer=5') && location.search.includes('token=3')")
     box = page.locator("#lens canvas.grid-canvas").bounding_box()
     page.mouse.move(box["x"] + 58 + 20, box["y"] + 30)
     tip = page.locator(".tip:not([hidden])")
@@ -142,7 +142,7 @@ def test_concepts_colour_the_tokens_beside_a_random_direction(page, server) -> N
     assert "random direction" in words
     page.locator('.prompt-form select[name="concept"]').select_option(index=0)
     first = next(iter(shelf.concepts.values())).name
-    page.wait_for_function(f"document.querySelector('#tokens .facts-line')?.textContent.includes({first!r})")
+    until(page, f"document.querySelector('#tokens .facts-line')?.textContent.includes({first!r})")
 
 
 def test_pictures_and_tables_can_be_saved(page) -> None:
@@ -182,7 +182,7 @@ def test_a_model_without_an_atlas_and_a_viewer_without_a_model(browser) -> None:
 def test_what_does_not_fit_is_said_in_every_panel(browser) -> None:
     with served(random_model(word_tokenizer(40), context=8)) as running, opened(browser, running.url) as page:
         page.go(f"/prompt?prompt={'w1+' * 30}w2")
-        page.wait_for_function("document.querySelectorAll('.said-error').length === 4")
+        until(page, "document.querySelectorAll('.said-error').length === 4")
         assert "longer than the context" in page.locator("#lens .said-error").inner_text()
         answer = fetch(f"{running.url}/panel/lens?prompt={'w1+' * 30}w2&as=json")
         assert answer.status == 409
