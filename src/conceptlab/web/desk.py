@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -138,7 +139,16 @@ def open_desk(
         desk.atlases[id] = AtlasShelf(folder, id)
     for folder in dict.fromkeys([*(o.resolve() for o in others), *folders_beside(atlases)]):
         _put_beside(desk, folder)
+    threading.Thread(target=_warm, args=(desk,), name="warm-home", daemon=True).start()
     return desk
+
+
+def _warm(desk: Desk) -> None:
+    """Make the first page once beside the start of the server, so that what it reads is there when the browser asks."""
+    from conceptlab.web.pages.home import home_view
+
+    with suppress(Exception):  # whoever asks for the page is told what is wrong
+        home_view(desk, {})
 
 
 def free_id(name: str, taken: "dict[str, Any]") -> str:
