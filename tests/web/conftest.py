@@ -64,9 +64,15 @@ class Served:
         import uvicorn
 
         from conceptlab.web.app import create_app
+        from conceptlab.web.guard import secured
 
         self.desk = desk
-        self.app = create_app(desk, middleware=middleware)
+        pages = create_app(desk, middleware=middleware)
+
+        async def under_policy(scope, receive, send):  # noqa: ANN001 - as any ASGI application
+            await pages(scope, receive, secured(send))
+
+        self.app = under_policy
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: 40 ms an answer
         self.socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"

@@ -18,7 +18,7 @@ async def panel(request: Request, job: Any, made: Callable[[Any], View]) -> Resp
         if not to_the_end:
             return answer(request, View("waiting.html.j2", job.title, {"job": job_card(job)}))
         if await request.is_disconnected():
-            job.cancel()
+            job.release()  # others may wait for the same job
     if job.state == "done":
         return answer(request, made(job.result))
     return answer(
