@@ -11,6 +11,7 @@ from conceptlab.model import load_model
 from conceptlab.runs.place import LocalPlace
 from conceptlab.runs.sealed import seal, unseal
 from conceptlab.store import Store, open_harvest
+from conceptlab.store.manifest import SCHEMA
 from conceptlab.store.verifying import verify
 from tests.model.tiny import tokenizer
 from tests.reliability import flips, hostile, small
@@ -23,10 +24,13 @@ def rewrite(folder: Path, name: str, **changes: object) -> None:
     (folder / name).write_bytes(seal({**record, **changes}))
 
 
-def test_a_store_of_the_first_schema_opens_and_reads_the_same() -> None:
+@pytest.mark.parametrize("schema", range(1, SCHEMA + 1))
+def test_a_store_of_every_schema_opens_and_reads_the_same(schema: int) -> None:
     recorded = json.loads((GOLDEN / "numbers.json").read_text())
-    store = Store.open(GOLDEN / "schema1")
-    assert store.manifest.schema == 1
+    store = Store.open(GOLDEN / f"schema{schema}")
+    assert store.manifest.schema == schema
+    hashes = {record.block_hash for shard in store.shards for record in store.commit(shard).files.values()}
+    assert hashes == {{1: "sha256", 2: "blake3"}[schema]}
     assert (len(store), store.plan.n_docs, list(store.shards)) == (
         recorded["tokens"],
         recorded["docs"],
@@ -43,8 +47,8 @@ def test_a_store_of_the_first_schema_opens_and_reads_the_same() -> None:
         assert view.token.tolist() == expected["token"]
         assert [[int(a), int(b)] for a, b in zip(view.start, view.end, strict=True)] == expected["span"]
     assert store.nonfinite() == recorded["nonfinite"]
-    assert verify(GOLDEN / "schema1").whole
-    assert sum(path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()) < 60_000
+    assert verify(GOLDEN / f"schema{schema}").whole
+    assert sum(path.stat().st_size for path in (GOLDEN / f"schema{schema}").rglob("*") if path.is_file()) < 40_000
 
 
 def test_a_newer_schema_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:

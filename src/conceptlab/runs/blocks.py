@@ -8,25 +8,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from conceptlab.runs.durable import begin_writing
 from conceptlab.runs.moments import moment
 from conceptlab.runs.place import Place, disk
 from conceptlab.runs.sealed import Damaged
 
 BLOCK = 1 << 20  # bytes
+SHA256, BLAKE3 = "sha256", "blake3"
+HASHES: Mapping[str, Callable[..., Any]] = {SHA256: hashlib.sha256, BLAKE3: blake3}  # of a block
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file must hold: its length in bytes, its sha256, and the sha256 of every block of BLOCK bytes."""
+    """What a file must hold: its length in bytes, its sha256, and the hash of every block of BLOCK bytes, by `block_hash`."""
 
     size: int
     sha256: str
     blocks: tuple[str, ...]
+    block_hash: str = SHA256
 
     def entry(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {"size": self.size, "sha256": self.sha256, "blocks": list(self.blocks)}
+        """As plain JSON values. Blocks of sha256 are not named as such: the first records had no others."""
+        named = {} if self.block_hash == SHA256 else {"block_hash": self.block_hash}
+        return {"size": self.size, "sha256": self.sha256, "blocks": list(self.blocks), **named}
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> "FileRecord":
@@ -37,25 +43,28 @@ class FileRecord:
             raise Damaged("names a file without its size and hashes") from error
         if type(size) is not int or size < 0 or len(blocks) != -(-size // BLOCK):
             raise Damaged(f"names a file of {str(size)[:40]} bytes with {len(blocks):,} hashes")
-        return cls(size, str(sha256), tuple(str(block) for block in blocks))
+        kind = entry.get("block_hash", SHA256)
+        if not isinstance(kind, str) or kind not in HASHES:
+            raise Damaged(f"names blocks hashed by {str(kind)[:40]!r}, which is none of {', '.join(HASHES)}")
+        return cls(size, str(sha256), tuple(str(block) for block in blocks), kind)
 
     def check_block(self, name: str, index: int, content: bytes | memoryview) -> None:
         """Raise Damaged where block `index` of the file `name` is not as it was written."""
         length = min(BLOCK, self.size - index * BLOCK)
         if len(content) != length:
             raise Damaged(f"{name} ends at byte {index * BLOCK + len(content):,} of {self.size:,}")
-        if hashlib.sha256(content).hexdigest() != self.blocks[index]:
+        if HASHES[self.block_hash](content).hexdigest() != self.blocks[index]:
             raise Damaged(f"{name} is damaged between bytes {index * BLOCK:,} and {index * BLOCK + length:,}")
 
 
 class BlockWriter:
-    """Writes one draft file in order and knows its record at the end."""
+    """Writes one draft file in order and knows its record at the end; `block_hash` is one of HASHES."""
 
-    def __init__(self, draft: Path) -> None:
-        self.draft = draft
+    def __init__(self, draft: Path, block_hash: str = SHA256) -> None:
+        self.draft, self.block_hash = draft, block_hash
         with disk(draft):
             self._file = draft.open("wb", buffering=0)
-        self._whole, self._block = hashlib.sha256(), hashlib.sha256()
+        self._whole, self._block = hashlib.sha256(), HASHES[block_hash]()
         self._blocks: list[str] = []
         self._size = self._waiting = 0
         moment("draft opened")
@@ -100,7 +109,7 @@ class BlockWriter:
 
     def _end_block(self) -> None:
         self._blocks.append(self._block.hexdigest())
-        self._block = hashlib.sha256()
+        self._block = HASHES[self.block_hash]()
 
     def close(self) -> FileRecord:
         """Close the file; it is not on the disk before `publish`."""
@@ -109,7 +118,7 @@ class BlockWriter:
         with disk(self.draft):
             self._file.close()
         moment("draft written")
-        return FileRecord(self._size, self._whole.hexdigest(), tuple(self._blocks))
+        return FileRecord(self._size, self._whole.hexdigest(), tuple(self._blocks), self.block_hash)
 
     def abandon(self) -> None:
         """Close the file without a record; what the disk says now is no news."""
@@ -117,10 +126,10 @@ class BlockWriter:
             self._file.close()
 
 
-def record_of(content: bytes) -> FileRecord:
+def record_of(content: bytes, block_hash: str = SHA256) -> FileRecord:
     """The record of bytes in memory."""
-    blocks = tuple(hashlib.sha256(content[i : i + BLOCK]).hexdigest() for i in range(0, len(content), BLOCK))
-    return FileRecord(len(content), hashlib.sha256(content).hexdigest(), blocks)
+    blocks = tuple(HASHES[block_hash](content[i : i + BLOCK]).hexdigest() for i in range(0, len(content), BLOCK))
+    return FileRecord(len(content), hashlib.sha256(content).hexdigest(), blocks, block_hash)
 
 
 def check_file(place: Place, name: str, record: FileRecord) -> None:

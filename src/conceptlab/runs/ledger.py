@@ -1,6 +1,6 @@
 """The shards of a plan and which of them are finished: a shard is complete when its commit record exists.
 
-commit/<shard>.json   the plan it belongs to, its files (bytes, sha256, sha256 of every block) and what the work wants to keep
+commit/<shard>.json   the plan it belongs to, its files (bytes, sha256, a hash of every block) and what the work wants to keep
 
 Whoever computes a shard publishes its files first (their names hold their hash) and creates the record last. Two workers that
 compute the same shard do no harm: one record wins, and files that it does not name are removed.

@@ -1,14 +1,16 @@
 """The manifest of a store: everything that determines its bytes, so that the same manifest means the same store."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from conceptlab.errors import InputError, ResultError
+from conceptlab.runs.blocks import BLAKE3, SHA256
 from conceptlab.runs.place import Place
 from conceptlab.runs.sealed import Damaged, difference, record_id, seal, unseal
 
-SCHEMA = 1
+SCHEMA = 2
+BLOCK_HASHES = {1: SHA256, 2: BLAKE3}  # of each schema; they do not differ in anything else
 MANIFEST = "manifest.json"
 LATER = ("tokens",)  # fields that the first stores do not have
 DTYPES = ("float32", "bfloat16", "float16")
@@ -71,6 +73,11 @@ class Manifest:
     def id(self) -> str:
         """The sha256 of the key."""
         return record_id(self.key)
+
+    @property
+    def block_hash(self) -> str:
+        """What every block of a file of values or statistics is hashed by."""
+        return BLOCK_HASHES[self.schema]
 
     def to_bytes(self) -> bytes:
         """As the sealed file `manifest.json`."""
@@ -135,9 +142,10 @@ def read_manifest(place: Place) -> Manifest | None:
 def agree(place: Place, wanted: Manifest, planned: str | None) -> Manifest:
     """Write the manifest, or find the same one there (its own versions are then kept).
 
-    A damaged one is written anew when `planned`, the manifest's id in the finished plan, is that of `wanted`. Raises InputError
-    where the store holds something else.
+    A damaged one is written anew when `planned`, the manifest's id in the finished plan, is that of `wanted` in some schema. Raises
+    InputError where the store holds something else.
     """
+    wanted = next((one for s in BLOCK_HASHES if (one := replace(wanted, schema=s)).id == planned), wanted)
     if place.create(MANIFEST, wanted.to_bytes()):
         return wanted
     try:

@@ -47,14 +47,14 @@ class ShardFiles:
         self.pool = ThreadPoolExecutor(self.n_threads)
         self.flushing = ThreadPoolExecutor(PUBLISHERS) if free else None
         self.flushed: dict[str, Future[None]] = {}
-        self.statistics = ShardStatistics(shard, manifest.sites) if manifest.statistics else None
+        self.statistics = ShardStatistics(shard, manifest) if manifest.statistics else None
         self.writers: dict[str, BlockWriter] = {}
         self.records: dict[str, FileRecord] = {}
         self.nonfinite: dict[str, dict[str, int]] = {}
         self.stopped = False
         for site in manifest.sites if manifest.values else ():
             for part in site.parts:
-                writer = BlockWriter(drafts / part.replace("/", "-"))
+                writer = BlockWriter(drafts / part.replace("/", "-"), manifest.block_hash)
                 writer.write(header((n_kept, *site.shape), self.dtype))
                 self.writers[part] = writer
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from conceptlab.numerics.streaming import Statistics
 from conceptlab.runs.blocks import FileRecord, record_of
 from conceptlab.runs.place import Place, put
-from conceptlab.store.manifest import SiteSpec
+from conceptlab.store.manifest import Manifest
 
 BYTES_A_UNIT = 1600  # about what a file keeps of a unit that has seen some thousands of tokens
 
@@ -19,9 +19,9 @@ BYTES_A_UNIT = 1600  # about what a file keeps of a unit that has seen some thou
 class ShardStatistics:
     """Statistics of each part (`resid_post/3`) of one shard, in memory until they are published."""
 
-    def __init__(self, shard: int, sites: tuple[SiteSpec, ...]) -> None:
-        self.shard = shard
-        self.of = {part: Statistics(math.prod(site.shape)) for site in sites for part in site.parts}
+    def __init__(self, shard: int, manifest: Manifest) -> None:
+        self.shard, self.block_hash = shard, manifest.block_hash
+        self.of = {part: Statistics(math.prod(site.shape)) for site in manifest.sites for part in site.parts}
         self.seen = dict.fromkeys(self.of, 0)
         self.contents: dict[str, bytes] = {}
 
@@ -44,7 +44,7 @@ class ShardStatistics:
         while self.contents:
             part = next(iter(self.contents))
             content = self.contents.pop(part)
-            record = record_of(content)
+            record = record_of(content, self.block_hash)
             name = f"stats/{part}/{self.shard:06d}-{record.sha256[:12]}.safetensors"
             put(place, name, content)
             found[name] = record

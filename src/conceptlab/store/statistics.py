@@ -35,7 +35,7 @@ def _of_shard(store: "Store", shard: int, folder: str, like: Statistics) -> Stat
     content = store.place.read(name)
     if content is None:
         raise ResultError(f"{store.place.url}/{name} is missing; {ADVICE}")
-    if store.verify and record_of(content) != record:
+    if store.verify and record_of(content, record.block_hash) != record:
         raise ResultError(f"{store.place.url}/{name} is damaged; {ADVICE}")
     try:
         arrays = load(content)

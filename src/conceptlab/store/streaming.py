@@ -5,7 +5,7 @@ buffer, and the tokens of a group are dealt into batches (the last one of a grou
 next group is read ahead. A worker takes every n-th group: the batches of all workers together, in the order of their groups, are
 those of one.
 
-Minimal work for a byte: one copy out of the system's cache, one sha256 the first time, one copy to its place in a batch. Reading
+Minimal work for a byte: one copy out of the system's cache, one hash the first time, one copy to its place in a batch. Reading
 threads do all three while a block is in their processor's cache, so the training loop is only given views.
 """
 

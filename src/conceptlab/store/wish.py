@@ -14,7 +14,7 @@ from conceptlab.errors import InputError
 from conceptlab.model import Batch, Model
 from conceptlab.results import Site
 from conceptlab.runs.sealed import record_id
-from conceptlab.store.manifest import DTYPES, Manifest, SiteSpec
+from conceptlab.store.manifest import DTYPES, SCHEMA, Manifest, SiteSpec
 from conceptlab.store.rows import Layout
 
 VERSIONS = ("conceptlab", "torch", "transformers", "safetensors", "pyarrow")
@@ -93,6 +93,7 @@ def manifest_for(
         tokens=wish.tokens,
         versions={name: version(name) for name in VERSIONS},
         source=dict(source or {}),
+        schema=recorded.schema if recorded else SCHEMA,
     )
 
 

@@ -1,6 +1,6 @@
-"""How the store of the first schema was made: `python -m tests.store.golden.make FOLDER`.
+"""How the store of each schema was made, when it was the newest: `python -m tests.store.golden.make FOLDER`.
 
-It is never made again in place: what it is for is to stay as it was."""
+They are never made again in place: what they are for is to stay as they were."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from conceptlab.data.corpus import TextList
 from conceptlab.model import load_model
 from conceptlab.runs.job import work
 from conceptlab.store import Store, Wish, open_harvest
+from conceptlab.store.manifest import SCHEMA
 
 TEXTS = (
     "the red kite turns over the quiet harbour",
@@ -39,8 +40,8 @@ def make(folder: Path) -> None:
         load_model(module, tokenizer=tokenizer),
         Wish(("resid_post", "embed"), context=8, shard_tokens=24, threads=1),
     )
-    list(work(open_harvest(model, TextList(TEXTS), folder / "schema1", wish, on_nonfinite="record").worker))
-    store = Store.open(folder / "schema1")
+    list(work(open_harvest(model, TextList(TEXTS), folder / f"schema{SCHEMA}", wish, on_nonfinite="record").worker))
+    store = Store.open(folder / f"schema{SCHEMA}")
     parts = {"embed": store.part("embed"), "resid_post/0": store.part("resid_post", 0)}
     views = {doc: store.document(doc) for doc in range(len(TEXTS))}
     recorded = {
