@@ -3,7 +3,7 @@
 model  the bare module over the rows of a shard, in the plan's batches, blocks above the last wanted one not run
 link   copies of a batch's values from the device into pinned memory
 disk   plain writing and fsync of files as large as a shard's, as many threads as the harvest flushes with
-hash   sha256 by as many threads as the harvest hashes with; every byte is hashed twice (file and block)
+hash   by as many threads as the harvest hashes with; every byte is hashed twice (the file by sha256, its block by BLAKE3)
 """
 
 import time
@@ -94,7 +94,7 @@ def _measure(record: Record, model: Model, case: Case, folder: Path) -> None:
     bare = _bare_rate(model, harvest, case, last)
     link = link_rate(model.device, case.batch_tokens * per_token) / per_token
     disk = max(disk, _disk(case, folder, n_parts, per_token))
-    hashing = hash_rate(writers_beside(model.device)) / 2 / per_token
+    hashing = hash_rate(writers_beside(model.device)) / per_token
     slowest = min(("model", bare), ("link", link), ("disk", disk), key=lambda pair: pair[1])
     record.add(
         case.section, f"{n_done} shards of {case.shard_tokens:,} tokens, {per_token:,} bytes a token", tokens_s=found,
@@ -126,17 +126,17 @@ def _affordable(case: Case, disk: float, per_token: int) -> int:
 
 
 def _harvested(harvest: Harvest, device: torch.device) -> tuple[float, float, int]:
-    """Tokens a second from the end of the first shard to that of the last, the share of the time that the model waited, shards."""
+    """Tokens a second from the end of the first batch, which warms up, to the commit of the last shard, so with the way of every
+    shard to the disk; the share of that time that the model waited; shards."""
+    worker, first = harvest.worker, list[tuple[float, int]]()
+    worker.tick = lambda said: first or first.append((time.perf_counter(), said["tick"]))
     with threads(harvest.manifest.threads):
-        steps = work(harvest.worker)
-        next(steps)  # warms up: kernels, pinned memory
-        start, tokens, waited, n_done = time.perf_counter(), 0, 0.0, 0
-        for report in steps:
-            tokens, waited, n_done = tokens + report["tokens"], waited + report["waited"], n_done + 1
-        seconds = time.perf_counter() - start
+        reports = list(work(worker))
+        seconds = time.perf_counter() - first[0][0]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return tokens / seconds, waited / seconds, n_done
+    tokens = sum(report["tokens"] for report in reports) - first[0][1]
+    return tokens / seconds, sum(report["waited"] for report in reports) / seconds, len(reports)
 
 
 def _bare_rate(model: Model, harvest: Harvest, case: Case, last: int) -> float:

@@ -1,8 +1,8 @@
 """A harvest beside the bare forward over the same packed tokens; its disk, its memory, reading it back, and more workers.
 
 Minimal work: the forward itself (a harvest of the stream needs no unembedding), one copy of every value to the disk (GPT-2-small
-size, 13 streams: 40 kB a token), and two sha256 over it on the writer's thread. Times are by the clock on the wall, since the
-writer's work does not show in the main thread's; so they need a quiet machine.
+size, 13 streams: 40 kB a token), and a sha256 and a BLAKE3 over it on the writer's thread. Times are by the clock on the wall, as
+the writer's work does not show in the main thread's; so they need a quiet machine.
 """
 
 import os
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ import torch
 
 from conceptlab.data.corpus import TextList
 from conceptlab.model import Model, load_model
-from conceptlab.runs.job import work
 from conceptlab.runs.launch import in_process, processes
+from conceptlab.runs.reports import Reports
 from conceptlab.store import Harvest, Store, Wish, open_harvest
 from conceptlab.store.harvesting import job_of
 from conceptlab.store.streaming import Shuffled
@@ -81,44 +82,36 @@ def planned(model: Model, folder: Path, n_tokens: int, *, threads: int | None = 
 
 
 def cost_row(model: Model, folder: Path, pairs: int, shard_tokens: int) -> Row:
-    """One shard at a time, between two bare forwards over the tokens of that shard."""
+    """One shard at a time and waited for to its commit, which in a run goes on beside the next; between two bare forwards over the
+    tokens of that shard."""
     harvest = planned(model, folder / "cost", (pairs + 1) * shard_tokens, shard=shard_tokens)
-    steps = work(harvest.worker)
-    next(steps)  # warms up
-    store = Store.open(harvest.place.url)
-    around, mine = [bare_seconds(model, store, 1)], []
-    for shard in range(1, pairs + 1):
-        start = time.perf_counter()
-        report = next(steps)
-        mine.append((time.perf_counter() - start, report["waited"]))
-        around.append(bare_seconds(model, store, min(shard + 1, harvest.plan.n_shards - 1)))
-    steps.close()
-    beside = (np.array(around[:-1]) + np.array(around[1:])) / 2
-    found = np.array([seconds for seconds, _ in mine]) / beside
-    timing = Timing(float(np.median(found)), *interval(found), float(np.median(found)), len(found))
-    waited = 100 * sum(w for _, w in mine) / sum(s for s, _ in mine)
-    return timed(
-        GROUP, "harvest, planning aside", timing, target=1.10, note=f"waited for the disk {waited:.0f} % of the time"
-    )
+    timing, waited = beside_bare(model, harvest, pairs)
+    note = f"waited for the disk {100 * waited:.0f} % of the time"
+    return timed(GROUP, "harvest, planning aside", timing, target=1.10, note=note)
 
 
 def one_layer_row(model: Model, folder: Path) -> Row:
     """One layer of the stream, as the peer can store it; blocks above it are not run."""
     wish = Wish((f"L{saelens.LAYER}.resid_post",), context=CONTEXT, batch_tokens=BATCH, shard_tokens=SHARD)
     harvest = open_harvest(model, texts(model, 4 * SHARD, seed=1), folder / "one-layer", wish)
-    steps = work(harvest.worker)
-    next(steps)
-    store = Store.open(harvest.place.url)
-    around, mine = [bare_seconds(model, store, 1)], []
-    for shard in range(1, 4):
-        start = time.perf_counter()
-        next(steps)
-        mine.append(time.perf_counter() - start)
-        around.append(bare_seconds(model, store, shard))
-    steps.close()
-    found = np.array(mine) / ((np.array(around[:-1]) + np.array(around[1:])) / 2)
-    timing = Timing(float(np.median(found)), *interval(found), float(np.median(found)), len(found))
+    timing, _ = beside_bare(model, harvest, 3)
     return timed(GROUP, f"one layer ({saelens.LAYER}) alone", timing, note="blocks above it are not run")
+
+
+def beside_bare(model: Model, harvest: Harvest, pairs: int) -> tuple[Timing, float]:
+    """Shards 1 to `pairs` over the bare forward of the same tokens before and after each; the share of the time spent waiting."""
+    worker = harvest.worker
+    with worker.ledger:
+        worker.do(0)  # warms up
+        store = Store.open(harvest.place.url)
+        around, mine = [bare_seconds(model, store, 1)], []
+        for shard in range(1, pairs + 1):
+            mine.append(worker.do(shard))
+            around.append(bare_seconds(model, store, min(shard + 1, harvest.plan.n_shards - 1)))
+    seconds, waited = (np.array([report[what] for report in mine]) for what in ("seconds", "waited"))
+    found = seconds / ((np.array(around[:-1]) + np.array(around[1:])) / 2)
+    timing = Timing(float(np.median(found)), *interval(found), float(np.median(found)), len(found))
+    return timing, float(waited.sum() / seconds.sum())
 
 
 def peer_row() -> list[Row]:
@@ -209,7 +202,6 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from benchmarks.speed.harvests import planned, subject
-from conceptlab.runs.job import work
 model = subject(False)
 harvest = planned(model, Path({folder!r}), {tokens}, shard=2048)
 for report in work(harvest.worker):
@@ -231,7 +223,7 @@ def memory_rows(folder: Path) -> list[Row]:
 
 
 def worker_rows(folder: Path) -> list[Row]:
-    """One and two worker processes of one thread each, from the first finished shard to the last."""
+    """One and two worker processes of one thread each, once each has computed a shard."""
     model = subject(tiny=False)
     source = folder / "model"
     model.module.save_pretrained(source)  # type: ignore[operator]
@@ -241,7 +233,8 @@ def worker_rows(folder: Path) -> list[Row]:
     for n_workers in (1, 2):
         harvest = planned(model, folder / f"workers-{n_workers}", 8 * 2048, threads=1, shard=2048)
         job = job_of(harvest, str(source), {})
-        rates.append(steady(processes(job, n_workers) if n_workers > 1 else in_process(job), n_workers))
+        launch = partial(processes, job, n_workers) if n_workers > 1 else partial(in_process, job)
+        rates.append(steady(launch, n_workers))
     share = rates[1] / rates[0]
     note = f"{rates[0]:,.0f} and {rates[1]:,.0f} tokens/s on {os.cpu_count()} cores" + wanted(share, 1.8)
     return [Row(GROUP, "two local workers over one", f"{share:.2f} times", note=note)]
@@ -252,10 +245,10 @@ def wanted(share: float, least: float) -> str:
     return f"; at least {least:g} wanted: {'met' if share >= least else 'missed'}"
 
 
-def steady(reports: "Iterator[dict[str, float]]", n_workers: int) -> float:  # type: ignore[type-arg]
-    """Tokens a second once every worker has finished a shard."""
-    times, tokens = [], []
-    for report in reports:
-        times.append(time.perf_counter())
-        tokens.append(report["tokens"])
-    return sum(tokens[n_workers:]) / (times[-1] - times[n_workers - 1])
+def steady(launch: Callable[..., Reports], n_workers: int) -> float:
+    """Tokens a second from the last batch of every worker's first shard to the last commit."""
+    ticks: list[tuple[float, int, int]] = []  # when, shard, tokens
+    for _ in launch(on_tick=lambda said: ticks.append((time.perf_counter(), said["shard"], said["tick"]))):
+        pass
+    end, start = time.perf_counter(), max(when for when, shard, _ in ticks if shard < n_workers)
+    return sum(tokens for when, _, tokens in ticks if when > start) / (end - start)
