@@ -6,6 +6,7 @@ The texts are the embedded concepts' own; the real model is found in ../shared a
 docs/gallery/viewer/README.md are written.
 """
 
+import argparse
 import os
 import tempfile
 import time
@@ -37,10 +38,10 @@ def embedded_pages(prompt: str) -> dict[str, tuple[str, str]]:
     return {
         "home": ("/", "Home: every concept at every layer, beside its control; the same in words below."),
         "concept": ("/concept?concept=negated_sentiment", "One concept: depth, parts, use, relations, nearest tokens, texts."),
-        "prompt": (f"/prompt?{read}&concept=recipient", "One prompt: a concept in its tokens, the lens, every head, logit attribution."),
+        "prompt": (f"/prompt?{read}&concept=recipient", "One prompt: a concept in its tokens, the lens, heads, logit attribution."),
         "steer": (f"/steer?{steer}", "Plain, steered, and pushed at random by as much."),
         "unit": ("/unit?layer=3&head=6", "One head: what detectors and concepts say of it, its weights, its top texts."),
-        "compare": ("/compare", "Two atlases, concept by concept: trained, and with random weights."),
+        "compare": ("/compare", "Two models over the same texts, concept by concept."),
         "papers": ("/papers?state=works", "The literature's systems that run here, their numbers beside their controls."),
     }  # fmt: skip
 
@@ -55,36 +56,33 @@ def real_pages() -> dict[str, tuple[str, str]]:
 
 def main() -> int:
     """Map, open, look, write."""
+    parser = argparse.ArgumentParser(prog="benchmarks.gallery_viewer", description=__doc__)
+    parser.add_argument("--atlas", type=Path, help="an atlas of the embedded model that conceptlab map wrote")
+    given = parser.parse_args().atlas
     DOCS.mkdir(parents=True, exist_ok=True)
     start, said = time.perf_counter(), [HEAD]
     with tempfile.TemporaryDirectory(prefix="viewer-gallery-") as folder:
-        ours, random_twin = embedded_atlases(Path(folder))
-        text = default_concepts()["recipient"].texts[0]
-        with viewer(ours, random_twin) as address:
-            said += pictures(address, embedded_pages(text))
-            said += pictures(address, {"prompt": embedded_pages(text)["prompt"]}, dark=True)
-            said += pictures(address, {"home": embedded_pages(text)["home"]}, width=400)
-        if REAL.is_dir():
-            with viewer(real_atlas(Path(folder)), "--model", str(REAL)) as address:
+        ours = str(given or embedded_atlas(Path(folder)))
+        real = [real_atlas(Path(folder))] if REAL.is_dir() else []
+        pages = embedded_pages(default_concepts()["recipient"].texts[0])
+        with viewer(ours, *real) as address:
+            said += pictures(address, pages)
+            said += pictures(address, {"prompt": pages["prompt"]}, dark=True)
+            said += pictures(address, {"home": pages["home"]}, width=400)
+        if real:
+            with viewer(*real, "--model", str(REAL)) as address:
                 said += pictures(address, real_pages())
     said.append(f"\nMade in {time.perf_counter() - start:.0f} s on {os.cpu_count()} cores.\n")
     (DOCS / "README.md").write_text("".join(said), encoding="utf-8")
     return 0
 
 
-def embedded_atlases(folder: Path) -> tuple[str, str]:
-    """The embedded model, and the same architecture with random weights."""
-    import torch
-
+def embedded_atlas(folder: Path) -> Path:
+    """The embedded model over its own concepts."""
     model = load_model(str(default_model_path()))
     model.name = "embedded"
     map_concepts(model, default_concepts(), out=folder / "embedded")
-    torch.manual_seed(0)
-    module = type(model.module)(model.module.config).eval()  # type: ignore[call-arg]
-    twin = load_model(module, tokenizer=model.tokenizer)
-    twin.name = "embedded, random weights"
-    map_concepts(twin, default_concepts(), out=folder / "random-weights", quick=True)
-    return str(folder / "embedded"), str(folder / "random-weights")
+    return folder / "embedded"
 
 
 def real_atlas(folder: Path) -> str:
@@ -108,7 +106,8 @@ def pictures(address: str, pages: dict[str, tuple[str, str]], *, dark: bool = Fa
             page.goto(page.base + path, wait_until="load")
             if path.startswith("/steer"):
                 page.get_by_role("button", name="Run").click()
-                page.wait_for_timeout(500)
+                page.wait_for_timeout(1000)
+                until(page, "document.querySelector('[data-role=stop]').disabled", 120)
             filled(page)
             take(page, DOCS / f"{name}.png", width)
             lines.append(f"\n## {name.replace('-', ', ')}\n\n{says}\n\n![{says}]({name}.png)\n")

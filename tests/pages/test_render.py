@@ -10,8 +10,8 @@ import pytest
 
 from conceptlab.pages import Figure, Note, Report, Section, render_report
 from conceptlab.pages.bundle import begin_bundle
-from conceptlab.pages.templates import data_block
 from conceptlab.pages.spark import spark_area, spark_path
+from conceptlab.pages.templates import data_block
 from conceptlab.plot import Chart
 
 HOSTILE = "</script><script>alert(1)</script> \u2028 & \" ' <!-- \ud800"

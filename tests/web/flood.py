@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.web.garbage import garbage
+from tests.web.looped import looped
 
 LINGER = 2.0  # seconds that a piece of garbage waits for its answer
 MOST_OPEN = 200
@@ -38,7 +39,7 @@ def flooded(
     port: int, headers: dict[str, str], *, per_second: int = 1000, seconds: float = 60.0, path: str = "/"
 ) -> Flooded:
     """Throw garbage at a viewer on loopback and look at `path` ten times a second; `headers` let the reader in."""
-    return asyncio.run(_flooded(port, headers, per_second, seconds, path))
+    return looped(_flooded(port, headers, per_second, seconds, path))
 
 
 async def _flooded(port: int, headers: dict[str, str], per_second: int, seconds: float, path: str) -> Flooded:

@@ -51,7 +51,9 @@ def along(model, vector, *, revision=""):
 def test_the_token_that_a_direction_was_made_of_is_the_nearest(model):
     rows = model.unembedding.detach().double() * end_gain(model).gain.double()
     for token in (40, 123, 400):
-        wanted = torch.linalg.pinv(rows)[:, token].float()  # the step that raises this token and as little else as can be
+        wanted = torch.linalg.pinv(rows)[
+            :, token
+        ].float()  # the step that raises this token and as little else as can be
         found = ended(nearest_tokens(Live(model), along(model, wanted)))
         assert found.tokens[0, 0] == token_texts(model, np.array([token]))[0]
         assert found.scores[0, 0] > found.control_high > found.control and found.p[0] < 0.02

@@ -11,6 +11,7 @@ import pytest
 
 from conceptlab.errors import InputError, RunError
 from conceptlab.web.jobs import Busy, Event, Job, Jobs, Said, current_job, job_progress, weight_of
+from tests.web.looped import looped
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def wait(*jobs: Job) -> None:
     async def all_over() -> list[bool]:
         return [await job.finished(10) for job in jobs]
 
-    assert all(asyncio.run(all_over()))
+    assert all(looped(all_over()))
 
 
 def noting(order: list[str], name: str, steps: int = 3) -> Callable[[], Iterator[Said]]:
@@ -280,7 +281,7 @@ def test_kept_and_watched_jobs_go_on_though_nobody_asks() -> None:
         now[0] = 2000.0
         return await asyncio.to_thread(over_soon, watched)
 
-    assert asyncio.run(watch())
+    assert looped(watch())
     assert kept.state == "running"
     jobs.close()
     assert kept.state == "cancelled"
@@ -308,7 +309,7 @@ def test_the_last_reader_who_leaves_stops_the_job(jobs: Jobs) -> None:
         job.release()
         assert await job.finished(10)
 
-    asyncio.run(two_readers())
+    looped(two_readers())
     assert job.state == "cancelled"
     assert jobs.submit("endless", lambda: 1, key=1) is not job
 
@@ -328,7 +329,7 @@ def test_events_come_in_order_to_every_reader_from_the_first_one_on(jobs: Jobs) 
         early = await asyncio.gather(read(job), read(job))
         return [*early, await read(job)]
 
-    assert asyncio.run(readers()) == [list(range(500))] * 3
+    assert looped(readers()) == [list(range(500))] * 3
 
 
 def test_waiting_does_not_block_the_loop_and_gives_up_in_time(jobs: Jobs) -> None:
@@ -342,7 +343,7 @@ def test_waiting_does_not_block_the_loop_and_gives_up_in_time(jobs: Jobs) -> Non
         assert not waiting.result()
         return count
 
-    assert asyncio.run(ticks()) >= 5
+    assert looped(ticks()) >= 5
 
 
 @pytest.mark.parametrize(
@@ -457,4 +458,4 @@ def test_twenty_clients_each_get_their_own_answer(jobs: Jobs) -> None:
     async def clients() -> list[int]:
         return await asyncio.gather(*(client(i) for i in range(20)))
 
-    assert asyncio.run(clients()) == list(range(20))
+    assert looped(clients()) == list(range(20))

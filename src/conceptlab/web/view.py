@@ -61,7 +61,9 @@ def answer(request: Request, view: View) -> Response:
 
         return file_response(request, view)
     framed = "HX-Request" not in request.headers or "HX-History-Restore-Request" in request.headers
-    vary = {"Vary": "HX-Request, HX-History-Restore-Request"}  # so that going back never shows a kept fragment as the page
+    vary = {
+        "Vary": "HX-Request, HX-History-Restore-Request"
+    }  # so that going back never shows a kept fragment as the page
     return HTMLResponse(html(request, view, framed=framed), view.status, vary)
 
 
