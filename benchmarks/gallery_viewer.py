@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from benchmarks.gallery_data import SHARED
 from benchmarks.viewer.opened import looking, until, viewer
 from conceptlab import default_concepts, default_model_path, load_model, map_concepts
+from conceptlab.atlas.saving import slug
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "gallery" / "viewer"
 REAL = SHARED / "models" / "tinystories-656k"
@@ -37,8 +38,8 @@ def embedded_pages(prompt: str) -> dict[str, tuple[str, str]]:
     steer = urlencode({"concept": "sentiment", "strength": "1.5", "prompt": "The review said the film was", "seed": 1})
     return {
         "home": ("/", "Home: every concept at every layer, beside its control; the same in words below."),
-        "concept": ("/concept?concept=negated_sentiment", "One concept: depth, parts, use, relations, nearest tokens, texts."),
-        "prompt": (f"/prompt?{read}&concept=recipient", "One prompt: a concept in its tokens, the lens, heads, logit attribution."),
+        "concept": (f"/concept?concept={slug('negated sentiment')}", "One concept: depth, parts, use, relations, nearest tokens, texts."),
+        "prompt": (f"/prompt?{read}&concept=recipient", "One prompt: a concept in its tokens, lens, heads, attribution."),
         "steer": (f"/steer?{steer}", "Plain, steered, and pushed at random by as much."),
         "unit": ("/unit?layer=3&head=6", "One head: what detectors and concepts say of it, its weights, its top texts."),
         "compare": ("/compare", "Two models over the same texts, concept by concept."),
@@ -50,7 +51,7 @@ def real_pages() -> dict[str, tuple[str, str]]:
     """The same of a language model that others trained."""
     return {
         "real-home": ("/", "tinystories-656k over four of the embedded concepts (texts of another world than its stories)."),
-        "real-prompt": (f"/prompt?{urlencode({'prompt': STORY})}", "A prompt in tinystories-656k."),
+        "real-prompt": (f"/prompt?{urlencode({'prompt': STORY, 'concept': 'category'})}", "A prompt in tinystories-656k."),
     }  # fmt: skip
 
 

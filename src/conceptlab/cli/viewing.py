@@ -137,8 +137,13 @@ def open_everything(
 
         desk.concept_set = default_concepts()
     if not no_model:
-        desk.live = LiveModel(source, partial(open_model, None if source == EMBEDDED else source, loading))
+        desk.live = LiveModel(shown_name(source), partial(open_model, None if source == EMBEDDED else source, loading))
     return desk
+
+
+def shown_name(source: str) -> str:
+    """A model's name on the pages: of a folder its own name, not where it lies."""
+    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def say_where(listener: "socket.socket", settings: "GuardSettings", allowed: list[str], *, browser: bool) -> None:
