@@ -38,7 +38,7 @@ def embedded_pages(prompt: str) -> dict[str, tuple[str, str]]:
     steer = urlencode({"concept": "sentiment", "strength": "1.5", "prompt": "The review said the film was", "seed": 1})
     return {
         "home": ("/", "Home: every concept at every layer, beside its control; the same in words below."),
-        "concept": (f"/concept?concept={slug('negated sentiment')}", "One concept: depth, parts, use, relations, nearest tokens, texts."),
+        "concept": (f"/concept?concept={slug('negated sentiment')}", "One concept: depth, parts, use, relations, tokens, texts."),
         "prompt": (f"/prompt?{read}&concept=recipient", "One prompt: a concept in its tokens, lens, heads, attribution."),
         "steer": (f"/steer?{steer}", "Plain, steered, and pushed at random by as much."),
         "unit": ("/unit?layer=3&head=6", "One head: what detectors and concepts say of it, its weights, its top texts."),
