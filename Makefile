@@ -49,6 +49,7 @@ gallery: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_causal
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_probes
 	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_heads
+	$(OFFLINE) $(BIN)/python -m benchmarks.gallery_viewer
 
 rows: $(DEV)
 	$(OFFLINE) $(BIN)/python -m benchmarks.rows
