@@ -10,8 +10,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -20,6 +19,8 @@ import torch
 
 from benchmarks.speed.table import Row
 from benchmarks.viewer.opened import cookie_of, first_paint, heap, looking, until, viewer
+from tests.web.flood import flooded
+from tests.web.hovering import HOVER
 
 GROUP = "Viewer (headless Chromium and server on the same machine)"
 PAGES = {
@@ -98,31 +99,15 @@ def prompt_rows(folder: Path, tiny: bool) -> list[Row]:
         page.wait_for_selector(".prompt-attention[data-painted]", timeout=120_000)
         painted = float(page.get_attribute(".prompt-attention", "data-painted")) / 1000
         until(page, "document.querySelectorAll('.waiting').length === 0", 240)
-        hover = page.evaluate(HOVER)
+        until(page, "document.querySelector('.prompt-attention').dataset.shown !== undefined", 60)  # the head at full size
+        hover, held = page.evaluate(HOVER), heap(page) / 1e6
         name = f"attention of {LAYERS} x {HEADS} heads, {n:,} tokens"
         rows = [
             below(f"{name}: painted, the pass aside", painted, 1.0, "all heads as 8-bit tiles, one at full size"),
             below(f"{name}: a hover, median of 30", hover[15] / 1000, 0.05, f"worst {hover[-1]:.0f} ms"),
-            Row(GROUP, f"{name}: heap of the page", f"{heap(page) / 1e6:.0f} MB", heap(page) / 1e6, None, 300.0),
+            Row(GROUP, f"{name}: heap of the page", f"{held:.0f} MB", held, None, 300.0),
         ]
         return rows + [lens_row(source, page.base, cookie, n=32 if tiny else 256, times=1 if tiny else 5)]
-
-
-HOVER = """async () => {
-  const canvas = document.querySelector(".matrix-canvas");
-  canvas.scrollIntoView({ block: "center" });
-  await new Promise((done) => requestAnimationFrame(done));
-  const at = canvas.getBoundingClientRect();
-  const found = [];
-  for (let i = 0; i < 30; i += 1) {
-    const begun = performance.now();
-    const where = { bubbles: true, clientX: at.left + 60 + 5 * i, clientY: at.top + 200 + 7 * i };
-    canvas.dispatchEvent(new MouseEvent("mousemove", where));
-    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-    found.push(performance.now() - begun);
-  }
-  return found.sort((a, b) => a - b);
-}"""
 
 
 def saved_model(folder: Path, tiny: bool) -> str:
@@ -182,59 +167,23 @@ def clients_row(base: str, cookie: str, seconds: float) -> Row:
 
 
 def flood_row(base: str, cookie: str, seconds: float) -> Row:
-    """A thousand pieces of garbage a second on open sockets, and a page asked for meanwhile."""
-    import socket
-
-    from tests.web.garbage import garbage
-
-    host, port = urlsplit(base).hostname or "", urlsplit(base).port or 0
-    pieces, end, sent = garbage(500), time.monotonic() + seconds, [0]
-
-    def throw() -> None:
-        while time.monotonic() < end:
-            begun = time.monotonic()
-            for piece in pieces[:100]:
-                with socket.socket() as one:
-                    one.settimeout(1)
-                    try:
-                        one.connect((host, port))
-                        one.sendall(piece[:2000])
-                    except OSError:
-                        continue
-                    sent[0] += 1
-            time.sleep(max(0.0, 100 / FLOOD - (time.monotonic() - begun)))
-
-    thread = threading.Thread(target=throw)
-    thread.start()
-    times = []
-    while time.monotonic() < end:
-        start = time.perf_counter()
-        status, _ = fetched(base, "/papers?id=retrieval-heads", cookie)
-        times.append(time.perf_counter() - start if status == 200 else 99.0)
-        time.sleep(0.2)
-    thread.join()
-    middle = statistics.median(times) * 1000
-    note = f"{sent[0] / seconds:,.0f} pieces of garbage a second for {seconds:.0f} s; median {middle:.0f} ms"
-    return below("a page while garbage floods in: the worst answer", max(times), 1.0, note)
+    """A thousand pieces of garbage a second, and a page asked for ten times a second meanwhile."""
+    port = urlsplit(base).port or 0
+    headers = {"Host": f"127.0.0.1:{port}", "Cookie": cookie}
+    found = flooded(port, headers, per_second=FLOOD, seconds=seconds, path="/papers?id=retrieval-heads")
+    said = f"{found.per_second:,.0f} pieces of garbage a second for {seconds:.0f} s"
+    note = f"{said}; {len(found.looks):,} looks, {found.failed} failed, median {statistics.median(found.looks) * 1000:.0f} ms"
+    return below("a page while garbage floods in: the worst answer", found.slowest, 1.0, note)
 
 
 def fetched(base: str, path: str, cookie: str) -> tuple[int, bytes]:
     """Status and content of one address on a connection of its own."""
     parts = urlsplit(base)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=240)
-    with closing_connection(connection):
+    with closing(connection):
         connection.request("GET", path, headers={"Cookie": cookie, "Accept": "*/*"})
         answer = connection.getresponse()
         return answer.status, answer.read()
-
-
-@contextmanager
-def closing_connection(connection: http.client.HTTPConnection) -> Iterator[None]:
-    """Close it whatever happens."""
-    try:
-        yield
-    finally:
-        connection.close()
 
 
 def together(threads: list[threading.Thread]) -> None:

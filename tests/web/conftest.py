@@ -60,14 +60,14 @@ def _alone(path: Path) -> Iterator[None]:
 class Served:
     """A running viewer: `url`, `desk`."""
 
-    def __init__(self, desk, middleware=None):  # noqa: ANN001
+    def __init__(self, desk):  # noqa: ANN001
         import uvicorn
 
         from conceptlab.web.app import create_app
         from conceptlab.web.guard import secured
 
         self.desk = desk
-        pages = create_app(desk, middleware=middleware)
+        pages = create_app(desk)
 
         async def under_policy(scope, receive, send):  # noqa: ANN001 - as any ASGI application
             await pages(scope, receive, secured(send))

@@ -6,27 +6,12 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.web.conftest import opened
+from tests.web.hovering import HOVER
 from tests.web.prompt_models import fetch, random_model, served, until, word_tokenizer
 from tests.web.test_prompt_page import settled
 
 pytestmark = pytest.mark.browser
 N, LAYERS, HEADS = 1024, 12, 12
-HOVER = """async () => {
-  const canvas = document.querySelector(".matrix-canvas");
-  canvas.scrollIntoView({ block: "center" });
-  await new Promise((done) => requestAnimationFrame(done));
-  const at = canvas.getBoundingClientRect();
-  const found = [];
-  for (let i = 0; i < 30; i += 1) {
-    const begun = performance.now();
-    const where = { bubbles: true, clientX: at.left + 60 + 5 * i, clientY: at.top + 200 + 7 * i };
-    canvas.dispatchEvent(new MouseEvent("mousemove", where));
-    const tip = [...document.querySelectorAll(".tip")].find((t) => !t.hidden);
-    if (!tip?.textContent.includes("weight")) throw new Error("no tip");
-    found.push(performance.now() - begun);
-  }
-  return found.sort((a, b) => a - b);
-}"""
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def read_rows(logits: Tensor, ids: Tensor, k: int, *, block_bytes: int = BLOCK_B
         torch.gather(prob, 1, top_ids[here, :1], out=peak[here])
         mean[here] = torch.stack([torch.dot(p, row) for p, row in zip(prob, x, strict=True)])
         for i in range(ids.shape[1]):
-            rank[here, i] = _rank(x, chosen[here, i].float(), prob)
+            rank[here, i] = _rank(x, chosen[here, i].float())
     for row in (~mean.isfinite()).nonzero().flatten().tolist():  # minus infinity, of tokens that never come, times zero
         x = logits[row].float()
         mean[row] = (x.softmax(0) * x).nan_to_num(0.0).sum()
@@ -60,23 +60,20 @@ def read_rows(logits: Tensor, ids: Tensor, k: int, *, block_bytes: int = BLOCK_B
 @torch.no_grad()
 def read_chosen(logits: Tensor, ids: Tensor, log_sum: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability and rank [row, n] of columns `ids` [row, n] alone, in rows [row, column] whose `log_sum` [row] is known."""
-    space = torch.empty(1, logits.shape[1], device=logits.device)
     rank = [
-        torch.stack([_rank(row[None].float(), row[i : i + 1].float(), space)[0] for i in own])
+        torch.stack([_rank(row[None].float(), row[i : i + 1].float())[0] for i in own])
         for row, own in zip(logits, ids.tolist(), strict=True)
     ]
     return logits.float().gather(1, ids.to(logits.device)) - log_sum[:, None], torch.stack(rank)
 
 
-def _rank(x: Tensor, value: Tensor, space: Tensor) -> Tensor:
-    """Rank [row] of a value that stands in its row, entries that tie sharing their middle rank; `space` is overwritten."""
+def _rank(x: Tensor, value: Tensor) -> Tensor:
+    """Rank [row] of a value that stands in its row, entries that tie sharing their middle rank."""
     if x.device.type == "cpu":  # counting truths that stay in the cache costs a tenth of summing them
         rows = [(row, float(v)) for row, v in zip(x.numpy(), value, strict=True)]
         counts = [2 * np.count_nonzero(row > v) + np.count_nonzero(row == v) for row, v in rows]
         return (torch.tensor(counts, dtype=torch.float32) + 1) / 2
-    above = torch.gt(x, value[:, None], out=space).sum(1)
-    reached = torch.ge(x, value[:, None], out=space).sum(1)
-    return (above + reached + 1) / 2
+    return ((x > value[:, None]).sum(1) + (x >= value[:, None]).sum(1) + 1) / 2
 
 
 def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -57,11 +57,13 @@ def templates() -> jinja2.Environment:
     return made
 
 
+@lru_cache(maxsize=1)
 def modules() -> list[str]:
     """The viewer's widgets, each a module that needs no other."""
     return sorted(path.name for path in STATIC.glob("*.js") if path.name not in FRAME)
 
 
+@lru_cache(maxsize=1)
 def sheets() -> list[str]:
     """The viewer's styles besides the frame's."""
     return sorted(path.name for path in STATIC.glob("*.css") if path.name not in FRAME)

@@ -1,6 +1,7 @@
 """The application: which address leads to which page, and what is said when something is wrong."""
 
 import mimetypes
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from conceptlab.web.view import View, answer
 ASSETS = Path(conceptlab.pages.__file__).parent
 
 
-def create_app(desk: Any, *, middleware: "list[Any] | None" = None) -> Starlette:
-    """The viewer over what `desk` holds. `middleware`: the guard and the limits, which tests of pages may leave out."""
+def create_app(desk: Any) -> Starlette:
+    """The viewer over what `desk` holds; `serving.guarded` puts the guard and the limits around it."""
     from conceptlab.web.addresses import PAGES
 
     begin_bundle()
@@ -29,7 +30,7 @@ def create_app(desk: Any, *, middleware: "list[Any] | None" = None) -> Starlette
         *(Route(path, page, methods=methods) for path, page, methods in PAGES),
     ]
     handlers: Any = {ConceptlabError: said_error, HTTPException: said_error}
-    app = Starlette(routes=routes, exception_handlers=handlers, middleware=middleware or [])
+    app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.desk = desk
     return app
 
@@ -45,6 +46,7 @@ async def said_error(request: Request, error: Exception) -> Response:
     return answer(request, View("error.html.j2", "This did not work", {"said": words}, status=status))
 
 
+@cache
 def asset_files() -> dict[str, Path]:
     """Every file that the pages may load, by its name."""
     found = {path.name: path for path in (ASSETS / "viewer" / "static").iterdir() if path.is_file()}
