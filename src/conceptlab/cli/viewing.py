@@ -132,10 +132,12 @@ def open_everything(
     desk = open_desk(opened.folders, concept_set=concept_set)
     desk.notes = notes_beside([shelf.folder for shelf in desk.atlases.values()], state_folder())
     source = opened.model or next((shelf.model_name for shelf in desk.atlases.values() if not shelf.said), EMBEDDED)
-    if concept_set is None and not desk.atlases:
+    if concept_set is None:
         from conceptlab.worlds.default import default_concepts
 
-        desk.concept_set = default_concepts()
+        ours = default_concepts()
+        mapped = {shelf.provenance.data_hash for shelf in desk.atlases.values() if not shelf.said}
+        desk.concept_set = ours if not desk.atlases or ours.data_hash in mapped else None
     if not no_model:
         desk.live = LiveModel(shown_name(source), partial(open_model, None if source == EMBEDDED else source, loading))
     return desk
