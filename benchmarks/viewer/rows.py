@@ -99,7 +99,9 @@ def prompt_rows(folder: Path, tiny: bool) -> list[Row]:
         page.wait_for_selector(".prompt-attention[data-painted]", timeout=120_000)
         painted = float(page.get_attribute(".prompt-attention", "data-painted")) / 1000
         until(page, "document.querySelectorAll('.waiting').length === 0", 240)
-        until(page, "document.querySelector('.prompt-attention').dataset.shown !== undefined", 60)  # the head at full size
+        until(
+            page, "document.querySelector('.prompt-attention').dataset.shown !== undefined", 60
+        )  # the head at full size
         hover, held = page.evaluate(HOVER), heap(page) / 1e6
         name = f"attention of {LAYERS} x {HEADS} heads, {n:,} tokens"
         rows = [
