@@ -315,12 +315,13 @@ class Model:
         """Logits [token, d_vocab] at the asked positions."""
         return self.capture(texts, "logits", positions=positions, **options)["logits"]
 
-    def lens(self, stream: Tensor) -> Tensor:
+    def lens(self, stream: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Logits [..., d_vocab] of a stream [..., d_model]: the model's own final norm, unembedding, scale and soft cap.
 
+        `out` [row, d_vocab] is memory they may be written into, for whoever reads block after block without gradients.
         Raises SiteError where the model has no unembedding or more stands between.
         """
-        return lens_logits(self.stack, self.name, stream)
+        return lens_logits(self.stack, self.name, stream, out)
 
     # -- change ---------------------------------------------------------------------------------------------------
     @contextmanager

@@ -1,8 +1,8 @@
 """The logit lens over a whole prompt: what every layer would say at every token, read from the kept pass.
 
 The smallest arithmetic that gives it: one forward without unembedding, then one unembedding of (layers + 1) x tokens rows, 2
-d_model d_vocab operations each, in blocks of rows of all layers together; the block's logits are read while they are in the cache
-(`numerics.row_readout`) and thrown away, so memory is one block (`lens_pass.BUDGET_BYTES`) however long the prompt is. The lens is
+d_model d_vocab operations each, in blocks of rows of all layers together, every block into the same memory; its logits are read
+(`numerics.row_readout`) before the next one comes, so memory is one block (`BLOCK_BYTES`) however long the prompt is. The lens is
 the model's own (`Model.lens`), and equals `measure.lenses.logit_lens`, which the tests hold it against. Control: for the target,
 random tokens in its place, as in `logit_lens`; for the first choice, `RANDOM_STREAMS` random streams a layer with the norm of one
 of its tokens.
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from conceptlab.errors import InputError
 from conceptlab.evidence.random_tokens import token_pool
-from conceptlab.measure.lenses.lens_pass import token_chunks
 from conceptlab.measure.lenses.targets import token_text
+from conceptlab.numerics.large_pages import roomy
 from conceptlab.numerics.row_readout import read_chosen, read_rows
 from conceptlab.web.jobs import Said
 from conceptlab.web.live.one_pass import Prompt, loaded, one_pass, read_prompt, shown_token, token_id
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from conceptlab.model import Model
 
 TOP = 5
+BLOCK_BYTES = (
+    1 << 26
+)  # of logits: enough rows for the product to be fast, few enough for another job's step to come soon
 RANDOM_STREAMS = 8
 SPARE = 1 << 26  # multiplications a layer that random streams may cost beside a sixteenth of the prompt's own
 RANDOM_TOKENS = 32
@@ -70,21 +73,27 @@ def lens_grid(live: Any, text: str, target: str = "") -> Generator[Said, None, L
     targets = torch.tensor([*prompt.ids[1:], OPEN]) if asked is None else torch.full((len(prompt),), asked)
     rows, ids, drawn = rows_to_read(streams, targets, model.unembedding.shape[0])
     found: list[tuple[np.ndarray, ...]] = []
-    for chunk in token_chunks(len(rows), model.unembedding.shape[0]):
-        found.append(read_block(model, rows[chunk], ids, drawn[chunk], chunk))
+    d_vocab = model.unembedding.shape[0]
+    size = min(len(rows), max(1, BLOCK_BYTES // (4 * d_vocab)))
+    space = roomy(size, d_vocab, device=rows.device)
+    for chunk in (slice(at, min(at + size, len(rows))) for at in range(0, len(rows), size)):
+        found.append(read_block(model, rows[chunk], ids, drawn[chunk], chunk, space))
         yield Said(0.1 + 0.9 * chunk.stop / len(rows), f"{chunk.stop} of {len(rows)} streams read")
     targets = ids[: len(prompt)].flip(0)
     return made_grid(model, prompt, targets, found, asked is not None)
 
 
 @torch.no_grad()
-def read_block(model: "Model", rows: Tensor, ids: Tensor, drawn: Tensor, chunk: slice) -> tuple[np.ndarray, ...]:
+def read_block(
+    model: "Model", rows: Tensor, ids: Tensor, drawn: Tensor, chunk: slice, space: Tensor
+) -> tuple[np.ndarray, ...]:
     """Probabilities and ids of the first choices, entropy, probability and rank of the targets, of streams [row, d_model]; the same
     two of the random tokens `drawn` [row, n], NaN where a row has none (-1).
 
     `ids` are the targets of all rows. Where one is `OPEN`, it becomes the first choice of the very first row: what the model says.
+    `space` [row, d_vocab] is where the logits go.
     """
-    logits = model.lens(rows)
+    logits = model.lens(rows, out=space)
     if chunk.start == 0:
         ids.masked_fill_(ids == OPEN, int(logits[0].argmax()))
     read = read_rows(logits, ids[chunk, None], min(TOP, logits.shape[1]))
