@@ -21,7 +21,7 @@ from conceptlab.runs.sealed import Damaged
 from conceptlab.store.shard_files import read_header
 
 ADVICE = "`conceptlab store verify` lists what is damaged and `conceptlab store repair` computes it again"
-STRETCH = 4 << 20  # bytes that are read at once
+STRETCH = 1 << 20  # bytes that are read at once
 OPEN = 128  # files of a part that stay mapped
 
 
@@ -32,6 +32,7 @@ class ShardFile:
         self.place, self.name, self.record, self.verify = place, name, record, verify
         self.checked = np.zeros(len(record.blocks), dtype=bool)
         self.advised = np.zeros(len(record.blocks), dtype=bool)
+        self._path = place.local(name)  # looked up once: it is a dozen questions to the file system
         self._bytes = self._mapped()
         if len(self._bytes) != record.size:
             raise self._error(f"{name} has {len(self._bytes):,} bytes, {record.size:,} were written")
@@ -45,7 +46,7 @@ class ShardFile:
             raise self._error(f"{name} does not hold {list(self.shape)} values")
 
     def _mapped(self) -> "mmap.mmap | bytearray":
-        path = self.place.local(self.name)
+        path = self._path
         if path is None:
             size = self.place.size(self.name)
             self.fetched = np.zeros(len(self.record.blocks), dtype=bool)
@@ -103,7 +104,7 @@ class ShardFile:
     @contextmanager
     def _reader(self) -> "Iterator[Callable[[int, int], memoryview]]":
         """What gives checked bytes of the file. Reading a local file costs less than touching its pages one by one."""
-        path = self.place.local(self.name)
+        path = self._path
         if path is None:
             yield self._held_bytes
             return
@@ -180,9 +181,16 @@ def _stretches(tokens: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
         first = end + 1
 
 
+_SPACE = (
+    threading.local()
+)  # a thread reads into the same memory again and again: it stays in the cache, and is made once
+
+
 def _read_whole(descriptor: int, start: int, end: int) -> memoryview:
-    """Bytes start to end of an open file, fewer where it ends before."""
-    content, got = np.empty(end - start, dtype=np.uint8).data, 0
+    """Bytes start to end of an open file, fewer where it ends before; good until this thread reads again."""
+    if len(getattr(_SPACE, "held", b"")) < end - start:
+        _SPACE.held = np.empty(end - start, dtype=np.uint8).data
+    content, got = _SPACE.held[: end - start], 0
     while got < len(content):
         more = os.preadv(descriptor, [content[got:]], start + got)
         if not more:

@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from conceptlab.errors import InputError
+from conceptlab.numerics.large_pages import Spaces
 from conceptlab.store.store import Store
 
 CHUNK = 256  # neighbouring tokens that are read together
+GROUPS = 3  # that are in memory at once: one read, one used, one that a training loop has just let go of
 AHEAD = 4  # threads that read and check the next group; more than cores, since some wait for the disk
 
 
@@ -72,11 +74,12 @@ class Shuffled(IterableDataset[Drawn]):
         info = get_worker_info()
         workers, mine = (1, 0) if info is None else (info.num_workers, info.id)
         own = self._own(self.rank * workers + mine, self.world_size * workers)
+        spaces = Spaces(GROUPS * len(self.parts))
         with ThreadPoolExecutor(AHEAD) as threads:
-            ahead = self._begin(threads, next(own, None))
+            ahead = self._begin(threads, spaces, next(own, None))
             while ahead is not None:
                 group = ahead
-                ahead = self._begin(threads, next(own, None))  # the next group is read while this one is used
+                ahead = self._begin(threads, spaces, next(own, None))  # the next group is read while this one is used
                 yield from group.batches(self.batch)
 
     def _own(self, worker: int, workers: int) -> Iterator[tuple[int, np.ndarray, int]]:
@@ -87,7 +90,9 @@ class Shuffled(IterableDataset[Drawn]):
                 yield at, group, number
             number += -(-len(group) // self.batch)
 
-    def _begin(self, threads: ThreadPoolExecutor, own: tuple[int, np.ndarray, int] | None) -> "_Group | None":
+    def _begin(
+        self, threads: ThreadPoolExecutor, spaces: Spaces, own: tuple[int, np.ndarray, int] | None
+    ) -> "_Group | None":
         """Have the values of a group fetched, checked and put where its batches want them, by other threads."""
         if own is None:
             return None
@@ -95,7 +100,9 @@ class Shuffled(IterableDataset[Drawn]):
         order = self._order(at, len(tokens))
         slots = np.empty_like(order)
         slots[order] = np.arange(len(order))
-        values = {name: part.empty(len(tokens)) for name, part in self.parts.items()}
+        values = {
+            name: spaces.take(len(tokens), *part.shape[1:], dtype=part.dtype) for name, part in self.parts.items()
+        }
         reading = [threads.submit(part.scatter, tokens, values[name], slots) for name, part in self.parts.items()]
         return _Group(number, tokens[order], values, reading)
 
