@@ -23,7 +23,7 @@ from conceptlab.pages.bundle import begin_bundle
 from conceptlab.pages.templates import STATIC, asset, modules, sheets, templates, themes
 from conceptlab.results.saving import file_name
 from conceptlab.web.offline import slice_addresses, stripped, waiting
-from conceptlab.web.view import View, html, own_address
+from conceptlab.web.view import View, html, own_address, page_bytes
 
 PATIENCE = 300.0  # seconds that a file waits for its panels
 AGAIN = 0.2
@@ -45,7 +45,9 @@ class FileResponse(Response):
         """Fill the page and send it."""
         made = await whole_file(self._request, self._view)
         name = f"{file_name(self._view.title)}.html"
-        response = HTMLResponse(made, self._view.status, {"Content-Disposition": f'attachment; filename="{name}"'})
+        response = HTMLResponse(
+            page_bytes(made), self._view.status, {"Content-Disposition": f'attachment; filename="{name}"'}
+        )
         await response(scope, receive, send)
 
 

@@ -3,6 +3,7 @@
 The same content makes all of them, so whatever is shown can be had as JSON, with the numbers that the atlas holds.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -11,7 +12,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from conceptlab.errors import InputError
 from conceptlab.pages.templates import templates
@@ -52,7 +53,7 @@ def answer(request: Request, view: View) -> Response:
     if form and form not in FORMS:
         raise InputError(f"a page has no form {form!r}; it has {', '.join(FORMS)}")
     if form == "json":
-        return JSONResponse(view.twin(own_address(request)), view.status)
+        return json_response(view.twin(own_address(request)), view.status)
     if form == "slice":
         return slice_response(view, request.query_params.get("name", ""))
     if form == "file":
@@ -63,7 +64,18 @@ def answer(request: Request, view: View) -> Response:
     vary = {
         "Vary": "HX-Request, HX-History-Restore-Request"
     }  # so that going back never shows a kept fragment as the page
-    return HTMLResponse(html(request, view, framed=framed), view.status, vary)
+    return HTMLResponse(page_bytes(html(request, view, framed=framed)), view.status, vary)
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """JSON values in ASCII, so that half a character, which a name may hold, comes back as it is."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return Response(text, status, media_type="application/json")
+
+
+def page_bytes(text: str) -> bytes:
+    """A page as UTF-8, which has no half characters: they are written out, as `visible` does."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def html(request: Request, view: View, *, framed: bool) -> str:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from conceptlab.errors import InputError
+from conceptlab.web.view import json_response
 
 
 async def note(request: Request) -> Response:
@@ -19,13 +20,8 @@ async def note(request: Request) -> Response:
     kind, id = request.path_params["kind"], request.path_params["id"]
     if request.method == "PUT":
         await run_in_threadpool(notes.put, kind, id, parsed(await request.body()))
-        return as_json({"saved": True})
-    return as_json(await run_in_threadpool(notes.get, kind, id))
-
-
-def as_json(document: Any) -> Response:
-    """JSON in ASCII, so that half a character travels, too."""
-    return Response(json.dumps(document, allow_nan=False), media_type="application/json")
+        return json_response({"saved": True})
+    return json_response(await run_in_threadpool(notes.get, kind, id))
 
 
 def parsed(body: bytes) -> Any:
