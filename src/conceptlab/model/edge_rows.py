@@ -1,5 +1,6 @@
 """Pairs of rows of one length on which circuits run: both recorded runs, and how what every sender wrote differs between them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,6 +19,8 @@ from conceptlab.results import GraphShape
 from conceptlab.runs.estimate import size
 
 Ablation = Literal["resample", "zero"]
+
+WHOLE = 5  # a row is recorded through the whole model in one go, circuits run block by block
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +50,22 @@ class Rows:
         return (self.delta != 0).flatten(1).any(1).cpu().numpy()
 
 
-def record_rows(
-    model: Model, clean: Batch, corrupted: Batch | None, numbers: tuple[int, ...], shape: GraphShape
+def record_rows(  # noqa: PLR0913 - what is recorded
+    model: Model,
+    clean: Batch,
+    corrupted: Batch | None,
+    numbers: tuple[int, ...],
+    shape: GraphShape,
+    between: Callable[[], None] = lambda: None,
 ) -> Rows:
-    """Record clean rows with their corrupted ones (None: senders outside a circuit write nothing)."""
+    """Record clean rows with their corrupted ones (None: senders outside a circuit write nothing), `between` in the middle."""
     ours = record_pieces(model, clean, shape)
     written = ours.written()
     if corrupted is None:
         return Rows(shape, numbers, ours, _nothing(shape, ours, written), written, HalfBlocks(ours.run))
+    between()
     theirs = record_pieces(model, corrupted, shape)
+    between()
     reference = Reference(theirs.pre, theirs.mid, theirs)
     return Rows(shape, numbers, ours, reference, written - theirs.written(), HalfBlocks(ours.run))
 
@@ -78,8 +88,10 @@ def row_bytes(model: Model, shape: GraphShape, n_pos: int) -> int:
     return FOUR * n_pos * width
 
 
-def groups_of(model: Model, batch: Batch, shape: GraphShape, budget: int) -> tuple[tuple[int, ...], ...]:
-    """Rows of one length, as many together as the budget holds beside one circuit."""
+def groups_of(
+    model: Model, batch: Batch, shape: GraphShape, budget: int, tokens: int | None = None
+) -> tuple[tuple[int, ...], ...]:
+    """Rows of one length, as many together as the budget holds beside one circuit, or as a piece of `tokens` allows."""
     groups = []
     for n_pos in sorted(set(batch.lengths)):
         state = FOUR * n_pos * len(shape.senders) * model.d_model
@@ -89,6 +101,9 @@ def groups_of(model: Model, batch: Batch, shape: GraphShape, budget: int) -> tup
                 f"a memory budget of {size(budget)} is too small: one row of {n_pos} tokens with its circuit needs "
                 f"{size(2 * least)}; give at least that"
             )
-        rows, at_once = [r for r, n in enumerate(batch.lengths) if n == n_pos], max(1, budget // (2 * least))
+        rows, at_once = (
+            [r for r, n in enumerate(batch.lengths) if n == n_pos],
+            max(1, min(budget // (2 * least), len(batch) if tokens is None else tokens // (WHOLE * n_pos))),
+        )
         groups += [tuple(rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
     return tuple(groups)

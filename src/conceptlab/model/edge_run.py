@@ -13,6 +13,7 @@ Cost of a circuit: the nodes between the first block that differs and the logits
 Memory: senders x rows x pos x d_model floats a circuit, within a budget.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,8 @@ from conceptlab.runs import SILENT, Progress
 class EdgeRun:
     """A model with clean and corrupted rows, on which circuits are run. Make one with `edge_run`.
 
-    `passes` counts blocks that ran, in forwards of one row (half a block each for attention and MLP).
+    `passes` counts blocks that ran, in forwards of one row (half a block each for attention and MLP). `between` is called between
+    two blocks, with no hook on the model: there the work may give way to others, or be stopped by what `between` raises.
     """
 
     model: Model
@@ -49,6 +51,8 @@ class EdgeRun:
     budget_bytes: int
     groups: tuple[tuple[int, ...], ...]
     passes: float = 0.0
+    tokens_at_once: int | None = None
+    between: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self._kept: dict[int, Rows] = {}
@@ -65,8 +69,9 @@ class EdgeRun:
     def swapped(self) -> "EdgeRun":
         """The same with clean and corrupted rows exchanged: taking edges out there is denoising here."""
         return EdgeRun(
-            self.model, self.corrupted, self.clean, self.shape, self.ablation, self.budget_bytes, self.groups
-        )
+            self.model, self.corrupted, self.clean, self.shape, self.ablation, self.budget_bytes, self.groups,
+            tokens_at_once=self.tokens_at_once, between=self.between,
+        )  # fmt: skip
 
     def differs(self) -> np.ndarray:
         """Which edges [edge] carry another value in the corrupted run than in the clean one, on any row."""
@@ -144,12 +149,12 @@ class EdgeRun:
     def _passes(self, rows: Rows, order: np.ndarray, start: np.ndarray) -> list[np.ndarray]:
         """Circuits that run together: alike in where they start, and as many as the budget holds."""
         n_senders, layer = len(self.shape.senders), self.shape.senders.layer
-        passes, begin = [], 0
+        passes, begin, most = [], 0, self.tokens_at_once or np.iinfo(np.int64).max
         while begin < len(order):
             live = n_senders - int(np.searchsorted(layer, start[order[begin]]))
             n_row, n_pos, d_model = rows.delta.shape[1:]
             each = FOUR * n_row * n_pos * (live * d_model + 6 * self.shape.n_heads * self.model.stack.d_head)
-            at_once = max(1, int(self.budget_bytes / 4 // each))
+            at_once = max(1, min(int(self.budget_bytes / 4 // each), most // (n_row * n_pos)))
             same = start[order[begin:]] <= start[order[begin]] + max(1, self.shape.n_layers // 8)
             end = begin + min(at_once, int(same.sum()))
             passes.append(order[begin:end])
@@ -171,8 +176,10 @@ class EdgeRun:
         tokens = max(1, int(self.budget_bytes / 4 // bytes_per_token(self.model)))
         state = State(rows, masks, start, moved, tokens, fresh=fresh)
         before = rows.halves.rows_run
-        with rows.halves.open():
-            state.run()
+        for layer in state.layers:
+            with rows.halves.open():
+                state.block(layer)
+            self.between()
         ran = (rows.halves.rows_run - before) / (2 * self.shape.n_layers)
         self.passes += ran
         self.model.forwards += ran
@@ -189,7 +196,7 @@ class EdgeRun:
     def _record(self, numbers: tuple[int, ...]) -> Rows:
         other = None if self.ablation == "zero" else self.corrupted.select(numbers)
         self.passes += len(numbers) * (1 if other is None else 2)
-        return record_rows(self.model, self.clean.select(numbers), other, numbers, self.shape)
+        return record_rows(self.model, self.clean.select(numbers), other, numbers, self.shape, self.between)
 
     def verify(self) -> float:
         """The largest relative error of the whole graph against the clean run on the first row, every node computed afresh.
@@ -223,12 +230,20 @@ class EdgeRun:
                 )
 
 
-def edge_run(
-    model: Model, clean: Texts, corrupted: Texts, *, ablation: Ablation = "resample", budget_bytes: int | None = None
+def edge_run(  # noqa: PLR0913 - what runs, and how
+    model: Model,
+    clean: Texts,
+    corrupted: Texts,
+    *,
+    ablation: Ablation = "resample",
+    budget_bytes: int | None = None,
+    tokens_at_once: int | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> EdgeRun:
     """Prepare pairs of rows (row by row as many tokens) and try the graph on the first of them.
 
     Edges outside a circuit carry the corrupted row's value ("resample") or nothing ("zero"; then `corrupted` only fixes the pairs).
+    At most `tokens_at_once` tokens run together, or one row (None: as many as the budget holds); `between` is that of `EdgeRun`.
     Raises InputError where pairs differ in length or a budget is too small for one row, SiteError where the model's pieces do not
     add up (post-norm encoders, state-space layers, attention that bypasses transformers' interface).
     """
@@ -246,7 +261,8 @@ def edge_run(
             "must align token by token"
         )
     budget = default_budget() if budget_bytes is None else budget_bytes
-    run = EdgeRun(model, ours, theirs, shape, ablation, budget, groups_of(model, ours, shape, budget))
+    groups = groups_of(model, ours, shape, budget, tokens_at_once)
+    run = EdgeRun(model, ours, theirs, shape, ablation, budget, groups, tokens_at_once=tokens_at_once, between=between)
     run.verify()
     return run
 

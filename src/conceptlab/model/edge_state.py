@@ -71,12 +71,16 @@ class State:
         self.is_reference = np.broadcast_to(~rows.differs, (n, n_senders)).copy()
         self.state = rows.delta.new_zeros(n, n_senders - self.first, *rows.delta.shape[1:])
 
-    def run(self) -> None:
-        """All blocks from the first one that differs."""
-        for layer in range(self.start, self.shape.n_layers):
-            self._attention(layer)
-            if layer not in self.shape.attention_only:
-                self._mlp(layer)
+    @property
+    def layers(self) -> range:
+        """The blocks from the first one that differs."""
+        return range(self.start, self.shape.n_layers)
+
+    def block(self, layer: int) -> None:
+        """One block, after all below it."""
+        self._attention(layer)
+        if layer not in self.shape.attention_only:
+            self._mlp(layer)
 
     def ends(self, at: int) -> Tensor:
         """The final stream [circuit, row, d_model] at position `at`."""

@@ -47,10 +47,15 @@ class JobProgress(Progress):
         super().__init__(quiet=True)
         self.job, self.start, self.stop = job, start, stop
 
+    def check(self) -> None:
+        """Raise Cancelled where the job is to stop."""
+        if self.job.cancelling:
+            raise Cancelled
+
     @contextmanager
     def task(self, label: str, total: int | None = None) -> Iterator[Task]:
         """Show the work in the body; inner tasks change the words only."""
-        check(self.job)
+        self.check()
         outer = self._depth == 0
         self._depth += 1
         try:
@@ -62,7 +67,7 @@ class JobProgress(Progress):
 
     def say(self, line: str) -> None:
         """Show one line beside the bar."""
-        check(self.job)
+        self.check()
         self.job.tell(Said(text=line))
 
 
@@ -78,7 +83,7 @@ class JobTask(Task):
 
     def advance(self, n: int = 1) -> None:
         """Say that `n` more units are done. Raises Cancelled where the job is to stop."""
-        check(self.job)
+        self.progress.check()
         self.count[0] += n
         total = self.count[1] or self.total
         if self.outer and total:
@@ -87,15 +92,9 @@ class JobTask(Task):
 
     def describe(self, label: str) -> None:
         """Change the words beside the bar."""
-        check(self.job)
+        self.progress.check()
         self.job.tell(Said(text=label))
 
     def resize(self, total: int) -> None:
         """Say that the work has `total` units after all."""
         self.count[1] = total
-
-
-def check(job: Job) -> None:
-    """Raise Cancelled where the job is to stop."""
-    if job.cancelling:
-        raise Cancelled

@@ -10,10 +10,11 @@ from conceptlab.measure.circuits.ends import Ends
 from conceptlab.model.edge_run import EdgeRun
 from conceptlab.model.metric import Metric
 from conceptlab.results import Circuit, Provenance
-from conceptlab.runs import SILENT, Progress
+from conceptlab.runs import SILENT, Part, Progress
 
 N_RANDOM = 10  # turned copies of a change that stand beside the real one
 RUNS_AN_EDGE = 2 * (1 + N_RANDOM)  # in both directions
+SIZES = 64  # beginnings of the ranking that are tried
 AS_STRONG = 0.95  # of the last edge's strength: below it no edge counts as equal
 
 
@@ -45,10 +46,11 @@ def patch_both(  # noqa: PLR0913 - one experiment
     """Patch the edges `numbers` in both directions on all rows; `choose` and `decide` are rows of `run`."""
     source, target = run.shape.edges_of(numbers)
     sides = {"noising": run, "denoising": run.swapped()}
-    values = {
-        name: edge_values(side, metric, source, target, n_random=n_random, seed=seed, progress=progress)
-        for name, side in sides.items()
-    }
+    values, units = {}, len(numbers) * (1 + n_random)
+    with progress.task("edges in both directions", total=2 * units) as task:
+        for name, side in sides.items():
+            with Part(task, units) as part:
+                values[name] = edge_values(side, metric, source, target, n_random=n_random, seed=seed, progress=part)
     run.passes += sides["denoising"].passes
     return PatchedEdges(numbers, values, choose, decide)
 
@@ -60,7 +62,7 @@ def stronger(effects: np.ndarray) -> np.ndarray:
 
 
 def shortest_circuit(
-    run: EdgeRun, metric: Metric, found: PatchedEdges, faithful: float, min_effect: float
+    run: EdgeRun, metric: Metric, found: PatchedEdges, faithful: float, min_effect: float, progress: Progress = SILENT
 ) -> tuple[np.ndarray, bool]:
     """The shortest beginning of the ranking (places in `found.numbers`) that is faithful on the choosing rows, pruned."""
     strength = np.abs(found.effects(found.choose)).max(0)
@@ -69,12 +71,12 @@ def shortest_circuit(
     ends = found.values["noising"].ends
     if ends.warnings or not len(order):
         return order[:0], True
-    sizes = np.unique(np.round(np.geomspace(1, len(order), 64)).astype(int))
+    sizes = np.unique(np.round(np.geomspace(1, len(order), SIZES)).astype(int))
     masks = np.zeros((len(sizes), run.shape.n_edges), dtype=bool)
     for mask, n in zip(masks, sizes, strict=True):
         mask[found.numbers[order[:n]]] = True
     rows = found.choose
-    share = Ends(ends.whole[rows], ends.empty[rows]).share(run.evaluate(masks, metric)[:, rows])
+    share = Ends(ends.whole[rows], ends.empty[rows]).share(run.evaluate(masks, metric, progress=progress)[:, rows])
     enough = np.flatnonzero(np.abs(1 - share) <= 1 - faithful)
     size = sizes[enough[0] if len(enough) else int(np.abs(1 - share).argmin())]
     best = order[strength[order] >= AS_STRONG * strength[order[size - 1]]]

@@ -52,14 +52,16 @@ def edge_attribution_ig(  # noqa: PLR0913 - one experiment, fully stated
     n_exact: int = 0,
     n_random: int = 10,
     budget_bytes: int | None = None,
+    tokens_at_once: int | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Circuit:
     """Score every edge as `edge_attribution` does, with averaged gradients.
 
     `provenance.settings` holds `ig_gap`, |sum of the embedding's edges - (M_corrupted - M_clean)| / |M_corrupted - M_clean| of
-    the mean over rows (variant "inputs"); a warning says when it is above 5 %. Raises InputError for an unknown variant or rule
-    or no steps, and otherwise as `edge_attribution` does.
+    the mean over rows (variant "inputs"); a warning says when it is above 5 %. At most about `tokens_at_once` tokens run together
+    (None: as many as the budget holds).
+    Raises InputError for an unknown variant or rule or no steps, and otherwise as `edge_attribution` does.
     """
     if variant not in ("inputs", "clean-corrupted") or rule not in ("midpoint", "left") or steps < 1:
         raise InputError(
@@ -81,6 +83,7 @@ def edge_attribution_ig(  # noqa: PLR0913 - one experiment, fully stated
         n_points=len(at),
         n_random=n_random,
         budget_bytes=budget_bytes,
+        tokens_at_once=tokens_at_once,
         seed=seed,
         progress=progress,
     )

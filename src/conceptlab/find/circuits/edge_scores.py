@@ -5,7 +5,7 @@ Shared by `edge_attribution` and `edge_attribution_ig`. Senders and receivers of
 one product; nothing is made per edge. Only positions at which anything is written otherwise are looked at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +27,7 @@ from conceptlab.model.gradients import gradients, in_groups
 from conceptlab.model.metric import Metric
 from conceptlab.model.sender_changes import Values, changed_positions, sender_changes, sender_places
 from conceptlab.results import Circuit, GraphShape, Provenance
-from conceptlab.runs import SILENT, Progress
+from conceptlab.runs import SILENT, Progress, Task
 
 if TYPE_CHECKING:
     from conceptlab.model import Model
@@ -73,6 +73,7 @@ def score_edges(  # noqa: PLR0913 - one experiment
     n_points: int = 1,
     n_random: int = 10,
     budget_bytes: int | None = None,
+    tokens_at_once: int | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> EdgeScores:
@@ -89,9 +90,14 @@ def score_edges(  # noqa: PLR0913 - one experiment
     found = EdgeScores(shape, RowMoments(shape.n_edges, n_random), np.zeros(n), np.zeros(n), np.zeros(n))
     stacked = 4 * model.d_model * (len(shape.senders) + 2 * (2 * shape.n_kv_heads + shape.n_heads + 1))
     groups = in_groups(model, clean, budget_bytes, per_token=stacked, copies=max(n_points, 2))
+    together = n_points
+    if tokens_at_once is not None:  # a gradient runs the whole model both ways: one row and one point are a piece
+        together, groups = 1, [[row] for rows in groups for row in rows]
     with progress.task("pairs", total=n) as task:
         for rows in groups:
-            _score_group(model, (clean.select(rows), corrupted.select(rows)), metric, rows, points, found, seed)
+            _score_group(
+                model, (clean.select(rows), corrupted.select(rows)), metric, rows, points, together, found, seed, task
+            )
             found.backwards += n_points * len(rows)
             task.advance(len(rows))
     found.forwards = model.forwards - before
@@ -114,8 +120,10 @@ def _score_group(  # noqa: PLR0913 - private half of score_edges
     metric: Metric,
     rows: list[int],
     points: Points | None,
+    together: int,
     found: EdgeScores,
     seed: int,
+    task: Task,
 ) -> None:
     places, (ours, theirs) = sender_places(found.shape), pair
     if points is None:
@@ -123,21 +131,50 @@ def _score_group(  # noqa: PLR0913 - private half of score_edges
         run = receiver_gradients(model, ours, metric, found.shape, rows=rows, only_values=places)
         values: tuple[Values, Values] = (run.values, other.values)
         scored = run.metric[0], other.metric
+        task.advance(0)
     else:
         both = gradients(model, Batch(ours.ids + theirs.ids), metric, only_values=places, rows=rows * 2)
         halves = {place: value.chunk(2) for place, value in both.values.items()}
         values = tuple({place: half[i] for place, half in halves.items()} for i in (0, 1))  # type: ignore[assignment]
         scored = both.metric.chunk(2)
+        task.advance(0)
         at = points(values[0]["embed", None], values[1]["embed", None])
-        run = receiver_gradients(model, ours, metric, found.shape, points=at, rows=rows)
+        run = _MeanGradients([])
+        for few in at.split(together):
+            run.parts.append(receiver_gradients(model, ours, metric, found.shape, points=few, rows=rows))
+            task.advance(0)
     found.clean[rows], found.corrupted[rows] = (m.cpu().numpy() for m in scored)
     keep = changed_positions(*values)
     changes = sender_changes(model, found.shape, *values, keep)
     found.moments.add_rows(found.clean[rows] - found.corrupted[rows])
-    _add(run, changes, keep, rows, found, seed)
+    _add(run, changes, keep, rows, found, seed, task)
 
 
-def _add(run: ReceiverGradients, changes: Tensor, keep: Tensor, rows: list[int], found: EdgeScores, seed: int) -> None:
+@dataclass(frozen=True, eq=False)
+class _MeanGradients:
+    """Gradients that are the mean of those of several parts of the points."""
+
+    parts: list[ReceiverGradients]
+
+    def layers(self, keep: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """As those of one part."""
+        if len(self.parts) == 1:
+            yield from self.parts[0].layers(keep)
+            return
+        weights = [part.n_points / sum(p.n_points for p in self.parts) for part in self.parts]
+        for layers in zip(*(part.layers(keep) for part in self.parts), strict=True):
+            yield layers[0][0], sum((w * grads for w, (_, grads) in zip(weights, layers, strict=True)), torch.zeros(()))
+
+
+def _add(  # noqa: PLR0913 - private half of score_edges
+    run: "ReceiverGradients | _MeanGradients",
+    changes: Tensor,
+    keep: Tensor,
+    rows: list[int],
+    found: EdgeScores,
+    seed: int,
+    task: Task,
+) -> None:
     """Score the edges of every layer and add them up. A positive score says that corrupting the edge lowers the metric."""
     shape, gap, draws = (
         found.shape,
@@ -147,6 +184,7 @@ def _add(run: ReceiverGradients, changes: Tensor, keep: Tensor, rows: list[int],
     written, turned = changes.transpose(0, 1).flatten(2), draws.seen(changes, "sender")
     start = 0
     for _, grads in run.layers(keep):
+        task.advance(0)  # nothing is open here: others may go first
         n_before = shape.n_before[start : start + len(grads)]
         n_most = int(n_before.max())
         found.largest_gradient = max(found.largest_gradient, float(grads.abs().max()) if grads.numel() else 0.0)

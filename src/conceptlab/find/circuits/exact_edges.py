@@ -25,7 +25,7 @@ from conceptlab.model.edge_run import EdgeRun
 from conceptlab.model.edge_state import Moved
 from conceptlab.model.metric import Metric
 from conceptlab.results import Circuit, Provenance, all_edges
-from conceptlab.runs import SILENT, Progress
+from conceptlab.runs import SILENT, Part, Progress
 
 CARD = {
     "name": "exact edge patching",
@@ -87,16 +87,17 @@ def edge_values(  # noqa: PLR0913 - one experiment
     live = live[np.argsort(target[live], kind="stable")]
     real = np.repeat(ends.whole[None], len(numbers), 0)
     random = np.repeat(real[None], n_random, 0)
-    with progress.task("edges", total=len(live)) as task:
+    with progress.task("edges", total=len(live) * (n_random + 1)) as task:
         for start in range(0, len(live), _AT_ONCE):
             few = live[start : start + _AT_ONCE]
             masks = np.ones((len(few), run.shape.n_edges), dtype=bool)
             for draw in range(n_random):
                 moved = Moved(source[few], target[few], np.full(len(few), draw), seed)
-                random[draw, few] = run.evaluate(masks, metric, moved=moved)
+                with Part(task, len(few)) as part:
+                    random[draw, few] = run.evaluate(masks, metric, moved=moved, progress=part)
             masks[np.arange(len(few)), numbers[few]] = False
-            real[few] = run.evaluate(masks, metric)
-            task.advance(len(few))
+            with Part(task, len(few)) as part:
+                real[few] = run.evaluate(masks, metric, progress=part)
     return EdgeValues(ends, real, random)
 
 

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 
 from conceptlab.find.circuits.chosen_edges import (
+    RUNS_AN_EDGE,
+    SIZES,
     PatchedEdges,
     confirmed,
     how_often,
@@ -40,7 +42,7 @@ from conceptlab.model.metric import Metric
 from conceptlab.model.model import Model, Texts
 from conceptlab.plot import circuit_graph
 from conceptlab.results import Circuit, Provenance, Scores
-from conceptlab.runs import SILENT, Progress
+from conceptlab.runs import SILENT, Part, Progress, Task
 
 CARD = {
     "name": "explain a behaviour by edges",
@@ -53,6 +55,7 @@ CARD = {
 
 FEWEST_ROWS = 8  # below this the halves are too small, and all rows serve both
 DIRECTIONS = ("noising", "denoising")
+GRADIENTS = 20  # what EAP-IG takes, in runs of circuits
 
 Scorer = Callable[[Model, Batch, Batch, Metric], Circuit]
 
@@ -122,51 +125,104 @@ def explain_behaviour(  # noqa: PLR0913 - one question, fully stated
     n_resamples: int = 200,
     seed: int = 0,
     budget_bytes: int | None = None,
+    tokens_at_once: int | None = None,
     progress: Progress = SILENT,
 ) -> Explanation:
     """Answer the question of this module's title for `metric` on pairs of texts.
 
     `scores` ranks the edges beforehand (a Circuit over all of them, or a function of the choosing rows; None: EAP-IG); `n_exact`
     edges are patched exactly, `n_check` of the others at random. Where clean and corrupted rows do not differ more than chance, the
-    circuit is empty and `notes` say why. Raises as `edge_run` and `EdgeRun.evaluate` do.
+    circuit is empty and `notes` say why. `progress` counts runs of circuits; its task moves between any two blocks that run, with
+    no hook on the model; at most about `tokens_at_once` tokens run together (None: what the budget holds).
+    Raises as `edge_run` and `EdgeRun.evaluate` do.
     """
-    run = edge_run(model, clean, corrupted, budget_bytes=budget_bytes)
-    rng = np.random.default_rng(seed)
+    choices = _Choices(n_exact, faithful, min_effect, level, n_check, n_random, n_resamples, seed, tokens_at_once)
+    with progress.task("reading both sides of every pair") as task:
+        run = edge_run(
+            model, clean, corrupted, budget_bytes=budget_bytes, tokens_at_once=tokens_at_once, between=lambda: task.advance(0)
+        )  # fmt: skip
+        return _explained(run, metric, scores, choices, task)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What is asked of the method, as in `explain_behaviour`."""
+
+    n_exact: int
+    faithful: float
+    min_effect: float
+    level: float
+    n_check: int
+    n_random: int
+    n_resamples: int
+    seed: int
+    tokens_at_once: int | None
+
+    def units(self, n_live: int) -> dict[str, int]:
+        """About how many runs of circuits each step takes."""
+        n = min(n_live, self.n_exact)
+        left = min(self.n_check, n_live - n)
+        ranked, patched = GRADIENTS if left else 0, RUNS_AN_EDGE * n
+        return {
+            "rank": ranked, "patch": patched, "sizes": min(n, SIZES), "missed": 2 * left, "beside": 1 + self.n_random
+        }  # fmt: skip
+
+
+def _explained(run: EdgeRun, metric: Metric, scores: Circuit | Scorer | None, of: _Choices, task: Task) -> Explanation:
+    """The method on a prepared run; `task` moves by runs of circuits."""
+    model = run.model
+    rng = np.random.default_rng(of.seed)
     choose, decide = _halves(run.n_rows, rng)
     notes = [*ends_of(run, metric).warnings]
     live = np.flatnonzero(run.differs())[: 0 if notes else None]  # no behaviour, nothing to patch
-    numbers = live if len(live) <= n_exact else _top(run, metric, scores, live, choose, n_exact)
-    found = patch_both(run, metric, numbers, choose, decide, seed=seed, progress=progress)
+    units = of.units(len(live))
+    task.resize(sum(units.values()))
+
+    def step(said: str, name: str) -> Part:
+        task.describe(said)
+        return Part(task, units[name])
+
+    with step("ranking all edges by gradients", "rank") as part:
+        numbers = live if len(live) <= of.n_exact else _top(run, metric, scores, live, choose, of, part)
+    with step(f"patching {len(numbers):,} edges exactly", "patch") as part:
+        found = patch_both(run, metric, numbers, choose, decide, seed=of.seed, progress=part)
     if np.array_equal(choose, decide):
         notes.append(
             f"with {run.n_rows} rows there is no half to hold out: the same rows chose the edges and measured them"
         )
-    chosen, enough = shortest_circuit(run, metric, found, faithful, min_effect)
+    with step("looking for the shortest circuit", "sizes") as part:
+        chosen, enough = shortest_circuit(run, metric, found, of.faithful, of.min_effect, part)
     if not enough:
         notes.append(
-            f"no beginning of the ranking is {faithful:.0%} faithful on the choosing rows; the best one is shown"
+            f"no beginning of the ranking is {of.faithful:.0%} faithful on the choosing rows; the best one is shown"
         )
-    kept, columns = confirmed(found, chosen, level, min_effect, seed)
+    kept, columns = confirmed(found, chosen, of.level, of.min_effect, of.seed)
     if len(chosen) and not len(kept):
         notes.append(f"{len(chosen)} edges were chosen on one half of the rows, and none of them held on the other")
     if len(live) > len(numbers):
-        weakest = np.abs(columns["weights"]).min(initial=np.inf) if len(kept) else min_effect
-        notes.append(_missed(run, metric, live, found, float(weakest), n_check, rng))
+        weakest = np.abs(columns["weights"]).min(initial=np.inf) if len(kept) else of.min_effect
+        with step("patching some edges that were left out", "missed") as part:
+            notes.append(_missed(run, metric, live, found, float(weakest), of.n_check, rng, part))
     settings = {
-        "n_exact": len(numbers), "faithful": faithful, "min_effect": min_effect, "level": level, "n_chosen": len(chosen),
+        "n_exact": len(numbers), "faithful": of.faithful, "min_effect": of.min_effect, "level": of.level, "n_chosen": len(chosen),
         "ranked_by": "exact effects of all edges" if len(live) == len(numbers) else "gradients, then exact effects",
     }  # fmt: skip
     provenance = Provenance(
-        "explain a behaviour by edges", len(decide), seed, model=model.name, revision=model.revision, settings=settings,
+        "explain a behaviour by edges", len(decide), of.seed, model=model.name, revision=model.revision, settings=settings,
         passes=round(run.passes), causal="patching", warnings=tuple(notes),
     )  # fmt: skip
     source, target = run.shape.edges_of(found.numbers[kept])
     weights = columns.pop("weights")
     circuit = Circuit(run.shape, source, target, weights, provenance, metric.name, **columns)  # type: ignore[arg-type]
     named = {"explanation": circuit}
-    beside = circuit_faithfulness(run, metric, named, n_random=n_random, rows=decide, seed=seed)
+    with step("running the circuit beside random ones", "beside") as part:
+        beside = circuit_faithfulness(
+            run, metric, named, n_random=of.n_random, rows=decide, seed=of.seed, progress=part
+        )
+    task.describe("drawing the rows again")
+    task.advance(0)
     direction = tuple(DIRECTIONS[i] for i in stronger(found.effects(found.choose))[kept])
-    often = how_often(found, len(chosen), n_resamples, seed)[kept]
+    often = how_often(found, len(chosen), of.n_resamples, of.seed)[kept]
     return Explanation(circuit, direction, often, beside, tuple(notes))
 
 
@@ -179,18 +235,24 @@ def _halves(n_rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 
 
 def _top(
-    run: EdgeRun, metric: Metric, scores: Circuit | Scorer | None, live: np.ndarray, rows: np.ndarray, n: int
+    run: EdgeRun,
+    metric: Metric,
+    scores: Circuit | Scorer | None,
+    live: np.ndarray,
+    rows: np.ndarray,
+    of: _Choices,
+    progress: Progress,
 ) -> np.ndarray:
-    """The `n` live edges with the largest scores on the choosing rows."""
+    """The `n_exact` live edges with the largest scores on the choosing rows."""
     if not isinstance(scores, Circuit):
         pick = [int(r) for r in rows]
-        scores = (scores or _integrated_gradients)(
-            run.model, run.clean.select(pick), run.corrupted.select(pick), _metric_of(metric, rows)
-        )
+        pairs = run.model, run.clean.select(pick), run.corrupted.select(pick), _metric_of(metric, rows)
+        given = {"n_random": 0, "tokens_at_once": of.tokens_at_once, "progress": progress}
+        scores = scores(*pairs) if scores else edge_attribution_ig(*pairs, **given)
     run.mask(scores)
     rank = np.zeros(run.shape.n_edges)
     rank[scores.edge_numbers] = np.nan_to_num(np.abs(scores.weights))
-    return np.sort(live[np.argsort(-rank[live], kind="stable")[:n]])
+    return np.sort(live[np.argsort(-rank[live], kind="stable")[: of.n_exact]])
 
 
 def _metric_of(metric: Metric, rows: np.ndarray) -> Metric:
@@ -208,11 +270,12 @@ def _missed(  # noqa: PLR0913 - private half of the method
     weakest: float,
     n_check: int,
     rng: np.random.Generator,
+    progress: Progress,
 ) -> str:
     """Patch some edges that the gradients put below, and say what that shows beside the `weakest` edge that was found."""
     left = np.setdiff1d(live, found.numbers)
     tried = np.sort(rng.choice(left, min(n_check, len(left)), replace=False))
-    checked = patch_both(run, metric, tried, found.choose, found.decide, n_random=0)
+    checked = patch_both(run, metric, tried, found.choose, found.decide, n_random=0, progress=progress)
     strength = np.abs(checked.effects(np.arange(run.n_rows))).max(0)
     above = int((strength >= weakest).sum())
     share = 3 / len(tried) if above == 0 else above / len(tried)  # none of n: at most 3 / n with 95 % confidence
@@ -221,7 +284,3 @@ def _missed(  # noqa: PLR0913 - private half of the method
         f"{weakest:.3f} or more (the largest {strength.max(initial=0.0):.3f}), so {'at most' if above == 0 else 'about'} "
         f"{share:.1%} of those left out may"
     )
-
-
-def _integrated_gradients(model: Model, clean: Batch, corrupted: Batch, metric: Metric) -> Circuit:
-    return edge_attribution_ig(model, clean, corrupted, metric, n_random=0)

@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 
 from conceptlab.find.circuits.chosen_edges import RUNS_AN_EDGE
-from conceptlab.find.circuits.explain import explain_behaviour
+from conceptlab.find.circuits.explain import Explanation, explain_behaviour
 from conceptlab.model import Model
 from conceptlab.plot.circuit_layout import HEIGHT, PORTS, Node, layout
 from conceptlab.results import Circuit
+from conceptlab.runs import Progress
 from conceptlab.runs.estimate import duration
-from conceptlab.web.jobs import Said, job_progress
+from conceptlab.web.in_turns import in_turns
+from conceptlab.web.jobs import Said
 from conceptlab.web.live.pair_tasks import PairAsked, pair_metric
 
 MOST = 400  # edges drawn, the strongest
 COLUMNS = ("weights", "low", "high", "exact", "control", "p", "q")
 FEW_CHECKS, FEW_RESAMPLES = 20, 100
+TOKENS = 150  # that run together, so that a piece of GPT-2's size takes less than half a second
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class CircuitAsked:
 
 
 def found_circuit(model: Model, asked: CircuitAsked) -> Generator[Said | None, None, dict[str, Any]]:
-    """Find the circuit of a pair. Raises as the method. One step of the engine: others wait until it is done or cancelled."""
+    """Find the circuit of a pair, giving way to others between two blocks that run. Raises as the method."""
     pairs = asked.pair.pairs(model)
     metric = pair_metric(model, pairs)
     begun = time.perf_counter()
@@ -49,10 +52,14 @@ def found_circuit(model: Model, asked: CircuitAsked) -> Generator[Said | None, N
     seconds = (time.perf_counter() - begun) * asked.n_exact * RUNS_AN_EDGE / 2  # half of the blocks lie above an edge
     said = f"{asked.n_exact} edges patched exactly over {len(pairs.clean)} pairs: at most about {duration(seconds)}"
     yield Said(0.02, said)
-    found = explain_behaviour(
-        model, pairs.clean, pairs.corrupted, metric, n_exact=asked.n_exact, n_check=FEW_CHECKS, n_resamples=FEW_RESAMPLES,
-        seed=asked.seed, progress=job_progress(0.05, 0.95),
-    )  # fmt: skip
+
+    def explained(progress: Progress) -> Explanation:
+        return explain_behaviour(
+            model, pairs.clean, pairs.corrupted, metric, n_exact=asked.n_exact, n_check=FEW_CHECKS, n_resamples=FEW_RESAMPLES,
+            seed=asked.seed, tokens_at_once=TOKENS, progress=progress,
+        )  # fmt: skip
+
+    found = yield from in_turns(explained, 0.05, 0.98)
     return circuit_card(found.circuit, asked.id, pairs.name, found.to_record())
 
 
