@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conceptlab.atlas.reading import Reading
     from conceptlab.data import Concept
     from conceptlab.model import Model
+    from conceptlab.results import Subspace
 
 TOP = 3  # heads or neurons ablated together
 Q_MAX = 0.05
@@ -87,8 +88,17 @@ def measure_use(  # noqa: PLR0913 - one experiment, fully stated
     scores = Scores(data, provenance)
     return Use(
         scores, float(main["score"]), (float(main["low"]), float(main["high"])), float(main["control"]),
-        UNITS[judge.readings[0]], (*replay.notes, *judge.notes),
+        UNITS[judge.readings[0]], (*replay.notes, *judge.notes, *_no_direction(here)),
     )  # fmt: skip
+
+
+def _no_direction(subspace: "Subspace") -> tuple[str, ...]:
+    """What must be said of effects of a direction that is none."""
+    if subspace.exists:
+        return ()
+    return (
+        f"at {subspace.site} the labels do not differ, so there is no direction there, and changing it does nothing",
+    )
 
 
 def stream_site(layer: int) -> Site:

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conceptlab.errors import ResultError
 from conceptlab.results.provenance import Provenance
 from conceptlab.results.saving import load_result, save_result
 from conceptlab.results.site import Site
 
 if TYPE_CHECKING:
     import torch
+
+TINY = 1e-6  # below it nothing is left of a unit vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +37,23 @@ class Subspace:
 
     @property
     def vector(self) -> "torch.Tensor":
-        """The first basis vector [d_model], a unit vector; for two classes or a graded concept it is *the* direction."""
-        return self.basis[0]
+        """The first basis vector [d_model], a unit vector; for two classes or a graded concept it is *the* direction.
+
+        Zeros where there is none (`exists`)."""
+        return self.basis[0] if self.rank else self.mean.new_zeros(self.mean.shape)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a direction at all: none where the classes have the same mean (no axis, or one of length 0)."""
+        return self.rank > 0 and bool(self.vector.norm() > TINY)
+
+    def check_exists(self) -> None:
+        """Raise ResultError where there is no direction: numbers along it would be those of rounding."""
+        if not self.exists:
+            raise ResultError(
+                f"{self.concept} has no direction at {self.site}: what the model holds there does not differ between its labels; "
+                "take a layer where the concept is found"
+            )
 
     def save(self, folder: Path | str) -> None:
         """Write as safetensors and JSON into `folder`."""

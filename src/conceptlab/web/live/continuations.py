@@ -45,7 +45,7 @@ def continuations(
 ) -> Generator[Said | Event | None, None, dict[str, Any]]:
     """The steps: events `plan`, `token` (one each), `read` (a column's later numbers); the result holds texts and numbers."""
     push = push_of(model, asked, subspace)
-    readout = None if subspace is None else readout_of(subspace, asked.towards)
+    readout = None if subspace is None or not subspace.exists else readout_of(subspace, asked.towards)
     plan = plan_card(asked, push, readout)
     yield Event("plan", plan)
     columns = _columns(model, asked, push, readout)

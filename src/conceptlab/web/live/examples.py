@@ -51,6 +51,7 @@ def examples(live: Any, concept: "Concept", subspace: "Subspace") -> Generator[S
     """Read the texts, at most MOST of them, evenly spaced. Raises InputError for a direction of another model."""
     model = yield from loaded(live)
     check_fits(model, subspace)
+    subspace.check_exists()
     batch, read = locate(model, concept)
     rows = np.unique(np.linspace(0, concept.n - 1, min(MOST, concept.n)).round().astype(int)).tolist()
     values: list[np.ndarray] = []

@@ -40,6 +40,7 @@ def nearest_tokens(live: Any, subspace: "Subspace", *, seed: int = 0) -> Generat
     """The nearest tokens of `subspace.vector`. Raises InputError where it is of another model, SiteError without unembedding."""
     model = yield from loaded(live)
     check_fits(model, subspace)
+    subspace.check_exists()
     weight, gain = model.unembedding, end_gain(model)
     random = torch.randn(DRAWS, model.d_model, generator=torch.Generator().manual_seed(seed))
     steps = torch.cat([subspace.vector[None].float().cpu(), random / random.norm(dim=1, keepdim=True)])

@@ -71,6 +71,8 @@ def readouts(
         none = np.zeros((0, len(prompt)), dtype=np.float32)
         return Readouts(prompt, layers, (), -1, none, none, none, none, "")
     check_width(model, directions)
+    for d in directions:
+        d.subspace.check_exists()
     yield Said(0.1, f"one pass of {len(prompt)} tokens")
     streams = one_pass(model, prompt).streams[:, 0].float().cpu()
     yield Said(0.8, f"{len(directions)} concepts")

@@ -15,6 +15,7 @@ from torch import Tensor
 from conceptlab.errors import InputError
 from conceptlab.model import Model
 from conceptlab.results import Edit, Site, Subspace
+from conceptlab.results.direction import TINY
 
 Kind = Literal["direction", "neuron", "head"]
 Scale = Literal["norm", "class"]
@@ -69,7 +70,11 @@ class Push:
 
 
 def readout_of(subspace: Subspace, towards: int) -> Readout:
-    """The place between the classes: 0 is the mean of the labelled texts, 1 the distance of the class from the others' mean."""
+    """The place between the classes: 0 is the mean of the labelled texts, 1 the distance of the class from the others' mean.
+
+    Raises ResultError where the concept has no direction there.
+    """
+    subspace.check_exists()
     points = subspace.class_points.float()
     if len(points) < 2:
         return Readout(subspace.site, subspace.vector.float(), subspace.mean, 1.0, "length along the direction")
@@ -86,7 +91,12 @@ def _pointing(subspace: Subspace, towards: int) -> Tensor:
     if not 0 <= towards < len(points):
         raise InputError(f"{subspace.concept} has the classes 0 to {len(points) - 1}; {towards} was asked")
     others = [i for i in range(len(points)) if i != towards]
-    return (points[towards] - points[others].mean(0)) @ subspace.basis.float()
+    pointing = (points[towards] - points[others].mean(0)) @ subspace.basis.float()
+    if not pointing.norm() > TINY:
+        raise InputError(
+            f"{subspace.class_names[towards]!r} lies where the other classes lie on average, so nothing points to it"
+        )
+    return pointing
 
 
 def push_of(model: Model, asked: Steering, subspace: Subspace | None) -> Push:
@@ -128,6 +138,7 @@ def _direction(model: Model, asked: Steering, subspace: Subspace | None) -> Push
             f"the direction has {len(subspace.mean)} values and {model.name} a stream of {model.d_model}; open the atlas with "
             "its own model"
         )
+    subspace.check_exists()
     site = subspace.site if asked.layer is None else Site("resid_post", asked.layer)
     model.tap(site.name, site.layer)
     classes = len(subspace.class_points) > 1

@@ -170,6 +170,11 @@ def cosine(one: AtlasShelf, other: AtlasShelf, id: str) -> dict[str, Any]:
         return {"cosine": None, "cosine_said": str(error)}
     if a is None or b is None:
         return {"cosine": None, "cosine_said": "no direction"}
+    if not (a.exists and b.exists):
+        return {
+            "cosine": None,
+            "cosine_said": f"no direction at {(b if a.exists else a).site}: its labels do not differ there",
+        }
     if a.rank != 1 or b.rank != 1:
         return {"cosine": None, "cosine_said": f"{max(a.rank, b.rank)} axes, not one"}
     if a.site != b.site:

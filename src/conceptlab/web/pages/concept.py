@@ -53,10 +53,8 @@ async def tokens(request: Request) -> Response:
     desk = request.app.state.desk
     live, shelf, entry, made = await _asked(request)
     direction = made.direction
-    if direction is None:
-        return answer(
-            request, _cannot("Nearest tokens", "this atlas holds no direction of the concept that can be read")
-        )
+    if direction is None or not direction.exists:
+        return answer(request, _cannot("Nearest tokens", no_direction(made)))
     key = ("nearest tokens", shelf.id, entry.id)
     job = desk.jobs.submit("Nearest tokens", lambda: nearest_tokens(live, direction), key=key, short=True)
     return await panel(request, job, lambda found: tokens_view(found, made))
@@ -68,10 +66,8 @@ async def texts(request: Request) -> Response:
     live, shelf, entry, made = await _asked(request)
     labelled, why = await run_in_threadpool(desk.texts, shelf, entry.name)
     direction = made.direction
-    if labelled is None or direction is None:
-        return answer(
-            request, _cannot("Examples", why or "this atlas holds no direction of the concept that can be read")
-        )
+    if labelled is None or direction is None or not direction.exists:
+        return answer(request, _cannot("Examples", why or no_direction(made)))
     work = lambda: examples(live, labelled, direction)  # noqa: E731 - what the engine does
     job = desk.jobs.submit("Reading the labelled texts", work, key=("examples", shelf.id, entry.id))
     return await panel(request, job, lambda found: examples_view(found, query, shelf, entry))
@@ -125,7 +121,8 @@ def charts(shelf: AtlasShelf, made: "ConceptMap", *, linked: bool) -> "dict[str,
         found = {k: v for k, v in concept_figures(replace(made, depth=_no_depth())).items() if k != "depth"}
     else:
         found = concept_figures(made)
-    relation = None if shelf.geometry is None else relation_chart(shelf.geometry, made.name)
+    geometry = shelf.geometry if made.direction is None or made.direction.exists else None
+    relation = None if geometry is None else relation_chart(geometry, made.name)
     if relation is not None:
         found["relations"] = relation
     if linked:
@@ -277,6 +274,23 @@ def _example(found: Examples, i: int, largest: float) -> dict[str, Any]:
         "row": found.rows[i], "label": found.labels[i], "readout": values[found.at[i]], "read_at": found.at[i],
         "tokens": tokens, "text": found.texts[i],
     }  # fmt: skip
+
+
+def no_direction(made: "ConceptMap") -> str:
+    """Why there is nothing along the concept's direction, and where there may be something."""
+    if made.direction is None:
+        return "this atlas holds no direction of the concept that can be read"
+    if made.depth is None:
+        return f"there is no direction at {made.direction.site}: the labels do not differ there"
+    found = made.depth.data
+    beats = found["low"].values > found["control"].values
+    above = [str(layer) for layer, beat in zip(found["layer"].values, beats, strict=True) if beat]
+    where = (
+        f"its score beats the control in layer {', '.join(above)}"
+        if above
+        else "its score beats the control in no layer"
+    )
+    return f"there is no direction at {made.direction.site}, where the labels do not differ; {where}"
 
 
 def _cannot(title: str, why: str) -> View:

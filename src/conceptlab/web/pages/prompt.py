@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +22,7 @@ from conceptlab.web.live.lens_grid import LensGrid, lens_grid
 from conceptlab.web.live.one_pass import Prompt, shown_token
 from conceptlab.web.live.readouts import Direction, Readouts, readouts
 from conceptlab.web.pages import asking
+from conceptlab.web.pages.concept import no_direction
 from conceptlab.web.panels import panel
 from conceptlab.web.view import View, answer
 
@@ -93,9 +95,10 @@ async def readouts_panel(request: Request) -> Response:
     def work() -> Any:
         return (yield from readouts(live, text, directions_of(shelf, chosen), chosen))
 
+    said = await run_in_threadpool(_no_direction, shelf, chosen)
     key = ("readouts", live.name, text, getattr(shelf, "id", ""), chosen)
     job = desk.jobs.submit("Concepts in the tokens", work, key=key, short=True)
-    return await panel(request, job, lambda found: readouts_view(found, chosen))
+    return await panel(request, job, lambda found: readouts_view(found, chosen, said))
 
 
 def directions_of(shelf: Any, chosen: str) -> list[Direction]:
@@ -106,13 +109,21 @@ def directions_of(shelf: Any, chosen: str) -> list[Direction]:
     found: list[Direction] = []
     for id in first if chosen in first or not chosen else [chosen, *first[:-1]]:
         subspace = shelf.concept(id).direction
-        if subspace is not None:
-            at = 0 if subspace.site.name == "resid_pre" else int(subspace.site.layer or 0) + 1
+        if subspace is not None and subspace.exists:
+            at = 0 if subspace.site.name in ("embed", "resid_pre") else int(subspace.site.layer or 0) + 1
             found.append(Direction(id, shelf.concepts[id].name, at, subspace))
     return found
 
 
-def readouts_view(found: Readouts, chosen: str) -> View:
+def _no_direction(shelf: Any, chosen: str) -> str:
+    """Why the tokens cannot be coloured by a concept; empty where they can."""
+    if shelf is None or not chosen:
+        return ""
+    made = shelf.concept(chosen)
+    return "" if made.direction is not None and made.direction.exists else no_direction(made)
+
+
+def readouts_view(found: Readouts, chosen: str, missing_said: str = "") -> View:
     """The panel of the tokens."""
     own = found.concepts[found.chosen] if found.concepts else None
     content = {
@@ -123,6 +134,7 @@ def readouts_view(found: Readouts, chosen: str) -> View:
         if own is None
         else {"id": own.id, "name": own.name, "at": own.at, "layer": found.layers[own.at]},
         "missing": chosen if own is None or own.id != chosen else "",
+        "missing_said": missing_said,
         "unit": found.unit,
         "limit": found.prompt.limit,
         "kept_bytes": found.prompt.kept,

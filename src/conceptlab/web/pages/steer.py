@@ -19,6 +19,7 @@ from conceptlab.web.job import Job
 from conceptlab.web.live.continuations import continuations
 from conceptlab.web.live.steering import KINDS, SCALES, Steering
 from conceptlab.web.pages import asking
+from conceptlab.web.pages.concept import no_direction
 from conceptlab.web.pages.streaming import event_stream
 from conceptlab.web.panels import job_card
 from conceptlab.web.view import View, answer
@@ -143,13 +144,15 @@ def _choices(desk: Desk, request: Request, asked: Steering) -> dict[str, Any]:
         for id, entry in atlas.concepts.items()
     ]  # fmt: skip
     classes: list[str] = []
-    layer = None
+    layer, said = None, ""
     if atlas is not None and chosen:
         direction = atlas.concept(chosen).direction
         classes = list(direction.class_names) if direction is not None else []
         layer = None if direction is None else str(direction.site)
+        said = "" if direction is not None and direction.exists else no_direction(atlas.concept(chosen))
     sizes = sizes_of(desk, atlas)
-    return {"concepts": concepts, "classes": classes, "direction_site": layer, "sizes": sizes, "why": _why(desk)}
+    return {"concepts": concepts, "classes": classes, "direction_site": layer, "sizes": sizes,
+            "no_direction": said, "why": _why(desk)}  # fmt: skip
 
 
 def sizes_of(desk: Desk, atlas: Any = None) -> dict[str, int]:
