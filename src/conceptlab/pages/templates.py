@@ -17,13 +17,16 @@ HERE = Path(__file__).parent
 STATIC = HERE / "viewer" / "static"
 FRAME = ("core.js", "theme.js", "htmx.min.js", "viewer.css")  # what the layout names itself
 # In a data block `<` could end the element and these two separators end a line of JavaScript.
-UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+UNSAFE = {c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def data_block(value: Any) -> Markup:
     """JSON that is safe inside a `<script type="application/json">`."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.encode("utf-8", "backslashreplace").decode().translate(UNSAFE))
+    text = text.encode("utf-8", "backslashreplace").decode()
+    for unsafe, escaped in UNSAFE.items():  # several times as fast as translate, which looks at every character
+        text = text.replace(unsafe, escaped)
+    return Markup(text)
 
 
 def written(value: float | None) -> str:

@@ -18,6 +18,7 @@ from conceptlab.atlas.words import findings
 from conceptlab.plot.naming import metric_name, visible
 from conceptlab.plot.relations import relation_chart
 from conceptlab.web.atlas_shelf import AtlasShelf, ConceptEntry
+from conceptlab.web.drawn import kept
 from conceptlab.web.live.examples import Examples, examples
 from conceptlab.web.live.nearest_tokens import NearestTokens, nearest_tokens
 from conceptlab.web.live.one_pass import shown_token
@@ -104,15 +105,20 @@ def concept_view(desk: Any, shelf: AtlasShelf, query: Mapping[str, str], *, link
         "findings": findings(made, len(shelf.concepts)),
         "broken": shelf.broken_parts(entry.id),
         "layer": layer,
-        "charts": charts(shelf, made, linked=linked),
-        "heads": top_units(made.heads),
-        "neurons": top_units(made.neurons),
-        "conditions": conditions(made),
+        **kept(shelf, (entry.id, linked), made, lambda: _built(shelf, made, linked=linked)),
         "live": _live(desk, shelf, made),
         "steps": _steps(shelf, entry),
         "address_of": urlencode({"atlas": shelf.id, "concept": entry.id}),
     }
     return View("concept.html.j2", visible(entry.name, 60), content)
+
+
+def _built(shelf: AtlasShelf, made: "ConceptMap", *, linked: bool) -> dict[str, Any]:
+    """What takes long to build and depends on the concept alone."""
+    return {
+        "charts": charts(shelf, made, linked=linked), "heads": top_units(made.heads), "neurons": top_units(made.neurons),
+        "conditions": conditions(made),
+    }  # fmt: skip
 
 
 def charts(shelf: AtlasShelf, made: "ConceptMap", *, linked: bool) -> "dict[str, Chart]":
@@ -150,8 +156,8 @@ def top_units(units: "Units | None") -> list[dict[str, Any]]:
     """The best few with their null, p and q."""
     if units is None:
         return []
-    table = units.table
-    order = np.argsort(-table["score"].values, kind="stable")[:TOP]
+    order = np.argsort(-units.table["score"].values, kind="stable")[:TOP]
+    table = {str(name): column.values for name, column in units.table.variables.items()}
     letter = "H" if units.kind == "head" else "N"
     columns = ("score", "control", "p", "q")
     return [
