@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from conceptlab.results import Circuit, Edit, GraphShape, Provenance, Reproduction, Scores, Site, Subspace, Units
     from conceptlab.store import Store
     from conceptlab.store.harvesting import harvest
+    from conceptlab.web.running import view
     from conceptlab.worlds.all_planted import planted
     from conceptlab.worlds.default import default_concepts, default_model_path
 
@@ -67,6 +68,7 @@ _HOMES = {
     "reproduce": "conceptlab.catalog",
     "set_effects": "conceptlab.measure.effects.set_effects",
     "sweep": "conceptlab.model.sweep",
+    "view": "conceptlab.web.running",
 }
 
 __all__ = [
@@ -106,6 +108,7 @@ __all__ = [
     "reproduce",
     "set_effects",
     "sweep",
+    "view",
 ]
 
 
