@@ -116,6 +116,7 @@ new MutationObserver((changes) => {
 // -- colours ---------------------------------------------------------------------------------------------------------
 const themes = () => JSON.parse(document.getElementById("themes").textContent);
 const darkness = matchMedia("(prefers-color-scheme: dark)");
+let printing = false;
 const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : darkness.matches);
 
 // 256 colours [256 * 3] of the house's scales: "heat" (0 to most) or "diverging" (least, none, most).
@@ -139,6 +140,20 @@ function onTheme(call) {
   return () => document.removeEventListener("theme", call);
 }
 darkness.addEventListener("change", () => document.dispatchEvent(new CustomEvent("theme")));
+// On paper everything is light; canvases are drawn again before the paper is.
+let chosenTheme = null;
+addEventListener("beforeprint", () => {
+  if (!printing) chosenTheme = root.dataset.theme;
+  printing = true;
+  root.dataset.theme = "light";
+  document.dispatchEvent(new CustomEvent("theme"));
+});
+addEventListener("afterprint", () => {
+  printing = false;
+  if (chosenTheme) root.dataset.theme = chosenTheme;
+  else delete root.dataset.theme;
+  document.dispatchEvent(new CustomEvent("theme"));
+});
 
 function nextTheme() {
   const next = { undefined: "light", light: "dark", dark: undefined }[root.dataset.theme];
@@ -203,7 +218,7 @@ function number(value) {
 }
 
 globalThis.conceptlab = {
-  slice, json, select, selection, onSelect, widget, palette, ink, dark, onTheme, save, savePng, saveCsv, say, sized, number,
+  slice, json, select, selection, onSelect, widget, palette, ink, dark, onTheme, paper: () => printing, save, savePng, saveCsv, say, sized, number,
 };
 
 document.addEventListener("click", (event) => {

@@ -33,7 +33,7 @@ function grid(holder, given) {
   const rowHeight = () => (nRows > 26 ? Math.max(7, Math.floor(560 / nRows)) : 22);
   const cellWidth = () => {
     const room = box.clientWidth - options.gutter - options.sideWidth;
-    if (options.fit) return Math.max(0.5, Math.min(options.wide, room / nCols));
+    if (options.fit || lab.paper()) return Math.max(0.5, Math.min(options.wide, room / nCols));
     return Math.max(options.wide, Math.min(options.widest, room / nCols));
   };
   const top = () => (options.above ? 18 : 4);
@@ -252,7 +252,7 @@ function grid(holder, given) {
   watch.observe(box);
   const unTheme = lab.onTheme(() => {
     colour();
-    soon();
+    draw(); // at once: what is printed is not painted again
   });
   colour();
   draw();

@@ -351,7 +351,7 @@ widget("heat", async (root) => {
   root.addEventListener("click", keep);
   form?.addEventListener("input", changed);
   form?.addEventListener("submit", stop);
-  const off = onTheme(draw);
+  const off = onTheme(now); // at once: what is printed is not painted again
   changed();
   now();
   root.dataset.painted = "yes";
