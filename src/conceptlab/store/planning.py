@@ -6,7 +6,9 @@ one begins.
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,8 +73,10 @@ class _Planner:
             held += len(row)
             if held >= self.manifest.shard_tokens:
                 task.advance(held)
-                task.describe(f"tokenise, {(counted - before) / (time.perf_counter() - start):,.0f} tokens/s")
-                pieces.append(self._write(len(pieces), begin, rows, tokenised))
+                speed = (counted - before) / (time.perf_counter() - start)
+                task.describe(f"tokenise, {speed:,.0f} tokens/s, limited by the {tokenised.limit}")
+                with tokenised.spending("disk"):
+                    pieces.append(self._write(len(pieces), begin, rows, tokenised))
                 begin, held, rows = rows[-1].next, 0, []
         if rows:
             cut = counted >= (self.manifest.tokens or END.doc)
@@ -135,15 +139,32 @@ class _Tokeniser:
         self.model, self.manifest, self.corpus, self.begin = model, manifest, corpus, begin
         self.waiting: list[Document] = []
         self.skipped: list[int] = []
+        self._spent = {"corpus": 0.0, "tokenizer": 0.0, "disk": 0.0}  # seconds
 
     def __iter__(self) -> Iterator[Tokens]:
-        together: list[Document] = []
-        for document in self.corpus.documents(self.begin.doc):
-            together.append(document)
-            if len(together) == TOGETHER:
-                yield from self._tokenised(together)
-                together = []
-        yield from self._tokenised(together)
+        documents = iter(self.corpus.documents(self.begin.doc))
+        while True:
+            with self.spending("corpus"):
+                together = list(islice(documents, TOGETHER))
+            if not together:
+                return
+            with self.spending("tokenizer"):
+                found = self._tokenised(together)
+            yield from found
+
+    @contextmanager
+    def spending(self, what: str) -> Iterator[None]:
+        """Count the seconds of the body for `what`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[what] += time.perf_counter() - start
+
+    @property
+    def limit(self) -> str:
+        """What most of the time went to: reading the corpus, the tokenizer, or the disk that takes the plan."""
+        return max(self._spent, key=self._spent.__getitem__)
 
     def begun(self, begin: Cursor, after: Cursor) -> tuple[list[Document], int]:
         """Documents with tokens that begin in a shard from `begin` to `after`, and how many were left out on the way."""
@@ -154,13 +175,12 @@ class _Tokeniser:
         self.skipped = [index for index in self.skipped if index >= last]
         return texts, skipped
 
-    def _tokenised(self, documents: list[Document]) -> Iterator[Tokens]:
+    def _tokenised(self, documents: list[Document]) -> list[Tokens]:
         usable = [document for document in documents if self._usable(document)]
         self.waiting += usable
         packed = self.manifest.rows == "packed"
         coded = tokenise(self.model, [document.text for document in usable], separate=packed)
-        for document, (ids, offsets) in zip(usable, coded, strict=True):
-            yield Tokens(document.index, ids, offsets)
+        return [Tokens(document.index, *found) for document, found in zip(usable, coded, strict=True)]
 
     def _usable(self, document: Document) -> bool:
         why = document.fault or _fault(document.text)
