@@ -33,6 +33,7 @@ from .pairs import Timing, interval
 from .table import Row, timed
 
 CONTEXT, BATCH, SHARD = 256, 2048, 8192
+SHARDS = 20  # of the row of workers: enough for the wait for the last one to count little, as in a long harvest
 GROUP = "Harvest (gpt2 size, stream of 12 layers and embedding, to local disk; the bare forward of the same tokens = 1)"
 
 
@@ -223,7 +224,8 @@ def memory_rows(folder: Path) -> list[Row]:
 
 
 def worker_rows(folder: Path) -> list[Row]:
-    """One and two worker processes of one thread each, once each has computed a shard."""
+    """One and two worker processes of one thread each, once each has computed a shard; beside them one and two processes that do
+    nothing but multiply, which is what this machine's cores allow."""
     model = subject(tiny=False)
     source = folder / "model"
     model.module.save_pretrained(source)  # type: ignore[operator]
@@ -231,13 +233,37 @@ def worker_rows(folder: Path) -> list[Row]:
     model = load_model(str(source))
     rates = []
     for n_workers in (1, 2):
-        harvest = planned(model, folder / f"workers-{n_workers}", 8 * 2048, threads=1, shard=2048)
+        harvest = planned(model, folder / f"workers-{n_workers}", SHARDS * 2048, threads=1, shard=2048)
         job = job_of(harvest, str(source), {})
         launch = partial(processes, job, n_workers) if n_workers > 1 else partial(in_process, job)
         rates.append(steady(launch, n_workers))
     share = rates[1] / rates[0]
-    note = f"{rates[0]:,.0f} and {rates[1]:,.0f} tokens/s on {os.cpu_count()} cores" + wanted(share, 1.8)
+    products = multiplying(2) / multiplying(1)
+    note = (
+        f"{rates[0]:,.0f} and {rates[1]:,.0f} tokens/s on {os.cpu_count()} cores; products alone {products:.2f} times"
+    )
+    note += wanted(share, 1.8)
     return [Row(GROUP, "two local workers over one", f"{share:.2f} times", note=note)]
+
+
+MULTIPLY = """
+import time, torch
+torch.set_num_threads(1)
+a, b = torch.randn(2048, 768), torch.randn(768, 3072)
+torch.mm(a, b)
+done, start = 0, time.perf_counter()
+while time.perf_counter() - start < 8:
+    torch.mm(a, b)
+    done += 1
+print(done / (time.perf_counter() - start))
+"""
+
+
+def multiplying(n: int) -> float:
+    """Matrix products a second of `n` processes of one thread that run at once."""
+    line = [sys.executable, "-c", MULTIPLY]
+    running = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(n)]
+    return sum(float(process.communicate()[0]) for process in running)
 
 
 def wanted(share: float, least: float) -> str:
