@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,7 @@ from conceptlab.runs.sealed import Damaged
 from conceptlab.store.shard_files import read_header
 
 ADVICE = "`conceptlab store verify` lists what is damaged and `conceptlab store repair` computes it again"
-STRETCH = 1 << 20  # bytes that are read at once
+STRETCH = 4 << 20  # bytes that are read at once
 OPEN = 128  # files of a part that stay mapped
 
 
@@ -36,9 +36,10 @@ class ShardFile:
         self._bytes = self._mapped()
         if len(self._bytes) != record.size:
             raise self._error(f"{name} has {len(self._bytes):,} bytes, {record.size:,} were written")
-        self._touch(0, min(record.size, 4096))
+        with self._reader([(0, min(record.size, 4096))]) as read:
+            header = bytes(read(0, min(record.size, 4096)))
         try:
-            self.start, self.shape, dtype = read_header(bytes(self._bytes[:4096]))
+            self.start, self.shape, dtype = read_header(header)
         except ValueError as error:
             raise self._error(f"{name}: {error}") from error
         self.dtype = getattr(torch, dtype)
@@ -95,20 +96,24 @@ class ShardFile:
         if not width or not len(tokens):
             return
         rows = out.view(torch.uint8).reshape(len(out), width).numpy().view(f"V{width}")[:, 0]
-        with self._reader() as read:
-            for first, last in _stretches(tokens, max(1, STRETCH // width)):
-                start, end = (self.start + int(tokens[at]) * width for at in (first, last))
-                content = np.frombuffer(read(start, end + width), dtype=f"V{width}")
-                rows[slots[first : last + 1]] = content
+        places = list(_stretches(tokens, max(1, STRETCH // width)))
+        spans = [(self.start + int(tokens[a]) * width, self.start + (int(tokens[b]) + 1) * width) for a, b in places]
+        with self._reader(spans) as read:
+            for (first, last), span in zip(places, spans, strict=True):
+                rows[slots[first : last + 1]] = np.frombuffer(read(*span), dtype=f"V{width}")
 
     @contextmanager
-    def _reader(self) -> "Iterator[Callable[[int, int], memoryview]]":
-        """What gives checked bytes of the file. Reading a local file costs less than touching its pages one by one."""
+    def _reader(self, spans: list[tuple[int, int]]) -> "Iterator[Callable[[int, int], memoryview]]":
+        """What gives checked bytes of the file, `spans` (start, end) of which will be asked for.
+
+        Reading a local file costs less than touching its pages one by one.
+        """
         path = self._path
         if path is None:
             yield self._held_bytes
             return
         with disk(path, missing=True), path.open("rb", buffering=0) as file:
+            _announce(file.fileno(), spans)
             yield lambda start, end: self._read_bytes(file.fileno(), start, end)
 
     def _held_bytes(self, start: int, end: int) -> memoryview:
@@ -181,9 +186,15 @@ def _stretches(tokens: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
         first = end + 1
 
 
-_SPACE = (
-    threading.local()
-)  # a thread reads into the same memory again and again: it stays in the cache, and is made once
+def _announce(descriptor: int, spans: list[tuple[int, int]]) -> None:
+    """Have the system begin with what will be read, so that the disk has work while this thread checks."""
+    if hasattr(os, "posix_fadvise"):
+        for start, end in spans:
+            with suppress(OSError):  # a file system that takes no advice
+                os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+
+
+_SPACE = threading.local()  # a thread reads into the same memory again and again: made once, it stays in the cache
 
 
 def _read_whole(descriptor: int, start: int, end: int) -> memoryview:

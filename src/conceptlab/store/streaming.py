@@ -23,7 +23,7 @@ from conceptlab.store.store import Store
 
 CHUNK = 256  # neighbouring tokens that are read together
 GROUPS = 3  # that are in memory at once: one read, one used, one that a training loop has just let go of
-AHEAD = 4  # threads that read and check the next group; more than cores, since some wait for the disk
+AHEAD = 8  # threads that read and check the next group; more than cores, since most wait for the disk
 
 
 @dataclass(frozen=True)
