@@ -1,13 +1,14 @@
 """Differences of two atlases: their intervals cover what they say, find what is planted, and say nothing where nothing is."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conceptlab.errors import ConceptlabError
 from conceptlab.plot.relations import relation_chart
-from conceptlab.web.desk import open_desk
+from conceptlab.web.desk import open_desk, told_apart
 from conceptlab.web.pages.compare import compare_view, difference, excludes_zero, no_cosine
 from tests.atlas import synthetic
 
@@ -72,6 +73,25 @@ def test_cosines_are_shown_only_where_they_mean_something(desk):
     why = {id: no_cosine(desk.atlas("one"), desk.atlas(id)) for id in ("other", "wide", "apart")}
     assert why["other"] == "" and "99 wide" in why["wide"] and "bases of their own" in why["apart"]
     assert all(row["cosine"] is None for row in compare_view(desk, {"atlas": "one", "other": "apart"}).content["rows"])
+
+
+def test_two_checkpoints_in_folders_of_one_name_are_told_apart(tmp_path):
+    early = synthetic.atlas(NAMES)
+    late = dataclasses.replace(early, model={**early.model, "revision": "step-2000"})
+    for run, atlas in (("early", early), ("late", late)):
+        atlas.save(tmp_path / run / "atlas")
+    desk = open_desk([tmp_path / "early/atlas", tmp_path / "late/atlas"])
+    desk.jobs.close()
+    assert [shelf.name for shelf in desk.atlases.values()] == ["early/atlas", "late/atlas"]
+    pair = compare_view(desk, {}).content["pair"]
+    assert (pair["one"]["name"], pair["other"]["name"]) == ("early/atlas", "late/atlas")
+    assert pair["one"]["model"] == pair["other"]["model"] and pair["other"]["revision"] == "step-2000"
+    assert pair["one"]["revision"] != "step-2000" and no_cosine(*desk.atlases.values()) == ""
+
+
+def test_names_of_folders():
+    paths = [Path(p) for p in ("/a/x/atlas", "/a/y/atlas", "/b/y/atlas", "/b/other")]
+    assert list(told_apart(paths).values()) == ["x/atlas", "a/y/atlas", "b/y/atlas", "other"]
 
 
 def test_search_sort_and_bad_queries(desk):

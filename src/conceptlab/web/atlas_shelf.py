@@ -37,10 +37,10 @@ class ConceptEntry:
 
 
 class AtlasShelf:
-    """One atlas folder. Methods may be called from any thread."""
+    """One atlas folder, called `name` (empty: as its folder). Methods may be called from any thread."""
 
-    def __init__(self, folder: Path | str, id: str) -> None:
-        self.folder, self.id, self.name = Path(folder), id, Path(folder).name
+    def __init__(self, folder: Path | str, id: str, name: str = "") -> None:
+        self.folder, self.id, self.name = Path(folder), id, name or Path(folder).name
         self.broken: dict[str, str] = {}
         self.model: Mapping[str, Any] = {}
         self.provenance, self.seconds, self.written = NO_DATA, 0.0, ""

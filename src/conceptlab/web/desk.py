@@ -134,9 +134,9 @@ def open_desk(
 
     atlases, others = _sorted_out([Path(folder) for folder in folders])
     desk = Desk(jobs=jobs if jobs is not None else Jobs(), live=live, concept_set=concept_set, notes=notes)
-    for folder in atlases:
+    for folder, name in told_apart(atlases).items():
         id = free_id(folder.resolve().name, desk.atlases)
-        desk.atlases[id] = AtlasShelf(folder, id)
+        desk.atlases[id] = AtlasShelf(folder, id, name)
     for folder in dict.fromkeys([*(o.resolve() for o in others), *folders_beside(atlases)]):
         _put_beside(desk, folder)
     threading.Thread(target=_warm, args=(desk,), name="warm-home", daemon=True).start()
@@ -149,6 +149,20 @@ def _warm(desk: Desk) -> None:
 
     with suppress(Exception):  # whoever asks for the page is told what is wrong
         home_view(desk, {})
+
+
+def told_apart(folders: Sequence[Path]) -> dict[Path, str]:
+    """A name for every folder: its own, or with as many of those above it as it takes to tell it from the others."""
+    parts = {folder: folder.resolve().parts for folder in folders}
+
+    def name(folder: Path) -> str:
+        own = parts[folder]
+        for n in range(1, len(own) + 1):
+            if sum(other[-n:] == own[-n:] for other in parts.values()) == 1:
+                return "/".join(own[-n:])
+        return own[-1]
+
+    return {folder: name(folder) for folder in folders}
 
 
 def free_id(name: str, taken: "dict[str, Any]") -> str:

@@ -90,7 +90,7 @@ def card(shelf: AtlasShelf) -> dict[str, Any]:
     """One atlas of the list."""
     return {
         "id": shelf.id, "name": shelf.name, "model": shelf.model_name, "n": len(shelf.concepts),
-        "written": moment(shelf.written), "said": shelf.said,
+        "written": moment(shelf.written), "said": shelf.said, "revision": str(shelf.model.get("revision", ""))[:16],
     }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def at_a_glance(shelf: AtlasShelf) -> dict[str, Any]:
     facts |= {"concepts": len(shelf.concepts), "texts": shelf.provenance.n}
     geometry = None if shelf.said else shelf.geometry
     return {
-        **card(shelf), "revision": str(shelf.model.get("revision", ""))[:16], "facts": facts, "lede": lede(shelf),
+        **card(shelf), "facts": facts, "lede": lede(shelf),
         "seconds": shelf.seconds, "warnings": list(shelf.provenance.warnings),
         "cosines": geometry is not None, "broken": {k: v for k, v in shelf.broken.items() if k != "manifest"},
     }  # fmt: skip
