@@ -8,7 +8,16 @@ from conceptlab.data.two_hops import read_two_hops
 from conceptlab.errors import DataError, InputError
 from conceptlab.model import load_model
 from conceptlab.recipes import Setup
-from conceptlab.recipes.factual_recall_neurons import embedded_rows, on_world, reproduce
+from conceptlab.recipes.factual_recall_neurons import (
+    CHAIN,
+    CONFLICT,
+    MORE,
+    OTHER,
+    embedded_rows,
+    on_world,
+    reproduce,
+    said_first,
+)
 from conceptlab.worlds.stored_hops import stored_hops
 
 
@@ -60,3 +69,24 @@ def test_what_cannot_be_asked_is_one_line(tmp_path):
     path.write_text("prompt,answer,fact,direct,bridge\na b,c,f,one|two,d\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"line 2: 'one\|two' holds 2 wordings; give at least 3"):
         read_two_hops(path)
+
+
+def test_what_is_said_before_dilutes_recall_as_planted():
+    """The heads that gather look at every entity alike: two of three mentions are the subject after its own statement, one of three
+    after another's."""
+    found = {f.name: f for f in on_world(stored_hops(seed=2), quick=False, seed=2).findings}
+    for what, share in ((CHAIN, 2 / 3), (CONFLICT, 2 / 3), (OTHER, 1 / 3)):
+        assert found[f"recall score in the question after {what}"].value == pytest.approx(share, abs=1e-3)
+    assert found[MORE].holds and found[MORE].value == pytest.approx(1 / 3, abs=1e-3) and abs(found[MORE].control) < 0.1
+    assert found[f"answers right after {CONFLICT}"].value < found[f"answers right after {CHAIN}"].value
+
+
+def test_what_is_said_before_is_the_fact_a_false_one_and_anothers():
+    rows = embedded_rows()
+    said = said_first(rows)
+    for row, own, false, other in zip(rows, said[CHAIN], said[CONFLICT], said[OTHER], strict=True):
+        assert own == f"{row.direct[0]} {row.bridge}."
+        assert false.startswith(row.direct[0]) and row.bridge not in false
+        assert row.fact not in other and row.bridge not in other
+    with pytest.raises(InputError, match="so none conflicts with another"):
+        said_first(rows[:3])

@@ -1,6 +1,7 @@
 """factual-recall-neurons: do models call up the facts they need on the way, and what does more or less of that do (2024)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ RECIPE = {
                 "measure/effects/set_effects"],
 }  # fmt: skip
 PRECISION, AUC, STILL, TOP = 0.9, 0.9, 0.02, 5
+CHAIN, CONFLICT, OTHER = "a chain of thought", "a conflicting fact", "a fact about something else"
+MORE = "recall in the question after a chain of thought, less that after a fact about something else"
 
 
 def reproduce(setup: Setup) -> Reproduction:
@@ -131,6 +134,8 @@ def measured(  # noqa: PLR0913 - the row, and what of it only a planted world kn
         results["recall"] = recall
         findings += _recalled(model, used, recall, shortcut, kept, direct, seed)
         findings += _changed(model, used, kept, 5 if quick else 20, seed)
+        if not quick:
+            findings += _in_context(model, used, kept, direct, seed, stop="" if planted else ".")
     else:
         notes.append("no fact has neurons of its own, so nothing was changed")
     provenance = Provenance(
@@ -192,6 +197,71 @@ def _recalled(  # noqa: PLR0913 - private half of measured
         found.append(Finding("AUC of the recall score, prompts that recall against prompts with a shortcut", area, beside,
                              f"at least {AUC:g} (control: random neurons)", area >= AUC, "AUC"))  # fmt: skip
     return found
+
+
+def said_first(rows: Sequence[TwoHop], *, stop: str = ".") -> dict[str, list[str]]:
+    """What is said before each question, by kind: its own fact, the same with the bridge of another, and another one's fact.
+
+    Raises InputError where all facts have one bridge, so that none can conflict.
+    """
+    facts = list({row.fact: row for row in rows}.values())
+    found: dict[str, list[str]] = {CHAIN: [], CONFLICT: [], OTHER: []}
+    for row in rows:
+        others = [other for other in facts if other.bridge != row.bridge]
+        if not others:
+            raise InputError(
+                f"every fact has the bridge {row.bridge!r}, so none conflicts with another; give two bridges or more"
+            )
+        other = others[facts.index(next(f for f in facts if f.fact == row.fact)) % len(others)]
+        found[CHAIN].append(f"{row.direct[0]} {row.bridge}{stop}")
+        found[CONFLICT].append(f"{row.direct[0]} {other.bridge}{stop}")
+        found[OTHER].append(f"{other.direct[0]} {other.bridge}{stop}")
+    return found
+
+
+def _in_context(  # noqa: PLR0913 - the same questions after other texts
+    model: Model, rows: list[TwoHop], sets: dict[str, list[Site]], direct: dict[str, tuple[str, ...]], seed: int, *, stop: str
+) -> list[Finding]:  # fmt: skip
+    """Recall while the question itself is read, and accuracy, with a statement in front: the fact itself, a false one, another."""
+    names, groups = [row.fact for row in rows], np.array([row.fact for row in rows])
+    plain = [row.prompt for row in rows]
+    clean = float(_right_share(model, plain, rows).mean())
+    recall: dict[str, Scores] = {}
+    found, right_ones = [], []
+    for what, told in said_first(rows, stop=stop).items():
+        prompts = [f"{before} {prompt}" for before, prompt in zip(told, plain, strict=True)]
+        asked = model.encode(plain).lengths
+        since = [whole - own + 1 for whole, own in zip(model.encode(prompts).lengths, asked, strict=True)]
+        recall[what] = recall_scores(model, prompts, names, sets, direct, since=since, seed=seed)
+        value, beside = recall[what]["score"].values, float(recall[what]["control"].values.mean())
+        found.append(_mean(f"recall score in the question after {what}", value, beside, groups, seed, "ratio",
+                           "reported (control: random neurons of the same layers)"))  # fmt: skip
+        right_ones.append(_mean(f"answers right after {what}", _right_share(model, prompts, rows), clean, groups, seed, "share",
+                                "reported (control: with nothing said before)"))  # fmt: skip
+    more = recall[CHAIN].data - recall[OTHER].data
+    last = _mean(
+        MORE,
+        more["score"].values,
+        float(more["control"].mean()),
+        groups,
+        seed,
+        "ratio",
+        "interval above 0 (control: random neurons)",
+    )
+    return [*found, replace(last, holds=bool((last.low or 0.0) > 0)), *right_ones]
+
+
+def _mean(  # noqa: PLR0913 - one finding
+    name: str, values: np.ndarray, control: float, groups: np.ndarray, seed: int, unit: str, bar: str
+) -> Finding:  # fmt: skip
+    low, high = bootstrap_mean(values, groups, seed=seed)
+    return Finding(name, float(values.mean()), control, bar, None, unit, float(low), float(high))
+
+
+def _right_share(model: Model, prompts: list[str], rows: Sequence[TwoHop]) -> np.ndarray:
+    """1 where the answer leads."""
+    ids = torch.tensor(first_tokens(model, prompts, [row.answer for row in rows]))
+    return (model.logits(prompts).argmax(-1).cpu() == ids).float().numpy()
 
 
 def _changed(model: Model, rows: list[TwoHop], sets: dict[str, list[Site]], n_random: int, seed: int) -> list[Finding]:

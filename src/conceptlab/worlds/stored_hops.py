@@ -39,7 +39,7 @@ from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-N, N_OBJECTS, EACH, D_HEAD, N_HEADS, D_MLP, N_POSITIONS = 12, 6, 5, 64, 2, 150, 8
+N, N_OBJECTS, EACH, D_HEAD, N_HEADS, D_MLP, N_POSITIONS = 12, 6, 5, 64, 2, 150, 14
 SUBJECTS = tuple(f"person{i}" for i in range(N))
 BRIDGES = tuple(f"town{i}" for i in range(N))
 OBJECTS = tuple(f"land{i}" for i in range(N_OBJECTS))

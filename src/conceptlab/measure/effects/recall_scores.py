@@ -5,7 +5,7 @@ Recall score of a prompt: the largest mean activation of the fact's neurons over
 position of the direct questions; gated neurons fire either way, so signs are those of the direct questions. Control: as many
 random neurons of the same layers that fire on the direct questions, in the same way. Source: after Unveiling Factual Recall
 Behaviors of Large Language Models through Knowledge Neurons (2024); the ratio is ours. Trap: where the text says the bridge
-entity, neurons fire because they read it; give `until`, the first position that may not count.
+entity, neurons fire because they read it; give `until`, the first position that may not count, or `since`, the first that may.
 Cost: one forward of the prompts and of the direct questions.
 """
 
@@ -29,7 +29,7 @@ CARD = {
 }
 
 
-def recall_scores(
+def recall_scores(  # noqa: PLR0913 - one experiment, fully stated
     model: Model,
     prompts: Texts,
     facts: Sequence[str],
@@ -37,6 +37,7 @@ def recall_scores(
     direct: Mapping[str, Sequence[str]],
     *,
     until: Sequence[int] | None = None,
+    since: Sequence[int] | None = None,
     n_random: int = 20,
     seed: int = 0,
 ) -> Scores:
@@ -59,6 +60,7 @@ def recall_scores(
         sets = [_cells(layers, neurons[fact]), *(_like(neurons[fact], layers, asked, rng) for _ in range(n_random))]
         for i in (i for i, name in enumerate(facts) if name == fact):
             kept = (row == i) & (position < (until[i] if until is not None else np.inf))
+            kept &= position >= (since[i] if since is not None else 0)
             found = [_ratio(values[kept], asked, cells) for cells in sets]
             score[i], control[i] = found[0], np.mean(found[1:]) if n_random else np.nan
     data = xr.Dataset(
