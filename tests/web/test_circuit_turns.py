@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from conceptlab.errors import InputError
+from conceptlab.find.circuits.edge_attribution_ig import edge_attribution_ig
+from conceptlab.find.circuits.exact_edges import exact_edges
 from conceptlab.find.circuits.explain import explain_behaviour
+from conceptlab.model.edge_run import edge_run
 from conceptlab.runs import Part, Progress, Task
 from conceptlab.web.in_turns import in_turns
 from conceptlab.web.jobs import Job, Jobs
@@ -174,3 +177,26 @@ def in_turns_alone():
     """Outside of a job the method runs in one go."""
     result = yield from in_turns(lambda progress: progress.quiet)
     assert result is True
+
+
+def test_of_one_typed_pair_exact_effects_are_shown_without_a_claim(jobs, model):
+    task = ASKED.pair.pairs(model)
+    typed = PairAsked(task.clean[0], task.corrupted[0], task.answer[0], task.distractor[0])
+    asked = circuit.CircuitAsked(typed, n_exact=8)
+
+    def work():
+        return (yield from circuit.found_circuit(model, asked))
+
+    job = over(jobs.submit("circuit", work, key="typed", keep=True))
+    assert job.error is None
+    card, pairs = job.result, typed.pairs(model)
+    assert 0 < len(card["edges"]) <= 8 and card["n_rows"] == 1
+    assert "one pair" in card["notes"][0] and all(edge["p"] is None and edge["low"] is None for edge in card["edges"])
+    metric, both = pair_metric(model, pairs), (model, pairs.clean, pairs.corrupted)
+    plain = exact_edges(edge_run(*both), metric, edge_attribution_ig(*both, metric, n_random=0).top(8), n_random=0)
+    effects = dict(zip(plain.edge_names(), plain.weights, strict=True))
+    for edge in card["edges"]:
+        assert edge["weights"] == pytest.approx(effects[edge["source"], edge["target"]], abs=1e-3)
+    strongest = card["edges"][0]
+    assert abs(strongest["weights"]) > abs(strongest["control"])
+    assert not hooked(model)

@@ -10,6 +10,7 @@ from conceptlab.model.edge_run import EdgeRun
 from conceptlab.model.metric import Metric
 
 TOO_CLOSE = 1e-3  # in units of the metric
+FEWEST = 6  # rows whose signs can tell a difference from chance at all: 2 / 2^5 is above 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Ends:
         """Why shares cannot be believed, if they cannot."""
         if abs(self.gap) < TOO_CLOSE:
             return (f"whole and empty graph score alike (they differ by {self.gap:.1e}), so no share is defined",)
+        if len(self.whole) < FEWEST:
+            return (f"{len(self.whole)} rows are too few to tell the behaviour from chance; give at least {FEWEST}",)
         p = self.p()
         if p > 0.05:
             return (f"whole and empty graph do not differ more than chance over {len(self.whole)} rows (p = {p:.2f})",)

@@ -6,18 +6,24 @@ Places are those of `plot.circuit_layout`. A circuit comes from a folder of `con
 
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
+from conceptlab.data.answer_pairs import AnswerPairs
 from conceptlab.find.circuits.chosen_edges import RUNS_AN_EDGE
-from conceptlab.find.circuits.explain import Explanation, explain_behaviour
+from conceptlab.find.circuits.edge_attribution_ig import edge_attribution_ig
+from conceptlab.find.circuits.exact_edges import exact_edges
+from conceptlab.find.circuits.explain import GRADIENTS, Explanation, explain_behaviour
+from conceptlab.measure.circuits.ends import FEWEST
 from conceptlab.model import Model
+from conceptlab.model.edge_run import edge_run
+from conceptlab.model.metric import Metric
 from conceptlab.plot.circuit_layout import HEIGHT, PORTS, Node, layout
 from conceptlab.results import Circuit
-from conceptlab.runs import Progress
+from conceptlab.runs import Part, Progress
 from conceptlab.runs.estimate import duration
 from conceptlab.web.in_turns import in_turns
 from conceptlab.web.jobs import Said
@@ -52,6 +58,9 @@ def found_circuit(model: Model, asked: CircuitAsked) -> Generator[Said | None, N
     seconds = (time.perf_counter() - begun) * asked.n_exact * RUNS_AN_EDGE / 2  # half of the blocks lie above an edge
     said = f"{asked.n_exact} edges patched exactly over {len(pairs.clean)} pairs: at most about {duration(seconds)}"
     yield Said(0.02, said)
+    if len(pairs.clean) < FEWEST:
+        circuit = yield from in_turns(lambda progress: _of_few(model, pairs, metric, asked, progress), 0.05, 0.98)
+        return circuit_card(circuit, asked.id, pairs.name, {"notes": [of_few(len(pairs.clean))]})
 
     def explained(progress: Progress) -> Explanation:
         return explain_behaviour(
@@ -61,6 +70,32 @@ def found_circuit(model: Model, asked: CircuitAsked) -> Generator[Said | None, N
 
     found = yield from in_turns(explained, 0.05, 0.98)
     return circuit_card(found.circuit, asked.id, pairs.name, found.to_record())
+
+
+def of_few(n: int) -> str:
+    """What a circuit of fewer than `FEWEST` pairs is."""
+    pairs = "one pair" if n == 1 else f"{n} pairs"
+    return (
+        f"These are the exact effects of the strongest edges on {pairs}. So few cannot say whether "
+        f"they are the behaviour or chance, so no p is given. A task, or `conceptlab explain` with at least {FEWEST} pairs, can."
+    )
+
+
+def _of_few(model: Model, pairs: AnswerPairs, metric: Metric, asked: CircuitAsked, progress: Progress) -> Circuit:
+    """The edges that gradients rank highest, patched exactly beside turned changes."""
+    both = (model, pairs.clean, pairs.corrupted)
+    with progress.task("a circuit of few pairs") as task:
+        units = (GRADIENTS, RUNS_AN_EDGE // 2 * asked.n_exact)
+        task.resize(sum(units))
+        with Part(task, units[0]) as part:
+            ranked = edge_attribution_ig(
+                *both, metric, n_random=0, tokens_at_once=TOKENS, seed=asked.seed, progress=part
+            )
+        run = edge_run(*both, tokens_at_once=TOKENS, between=lambda: task.advance(0))
+        with Part(task, units[1]) as part:
+            found = exact_edges(run, metric, ranked.top(asked.n_exact), seed=asked.seed, progress=part)
+    unknown = np.full(len(found), np.nan)
+    return replace(found.top(asked.n_exact), p=unknown, q=unknown, low=unknown, high=unknown)
 
 
 def circuit_card(circuit: Circuit, id: str, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
