@@ -3,6 +3,6 @@
 from conceptlab.train.cache import Trained, trained
 from conceptlab.train.schedule import Schedule
 from conceptlab.train.token_batch import TokenBatch, masked_loss
-from conceptlab.train.trainer import Training, train_model
+from conceptlab.train.trainer import Loss, Training, train_model
 
-__all__ = ["Schedule", "TokenBatch", "Trained", "Training", "masked_loss", "train_model", "trained"]
+__all__ = ["Loss", "Schedule", "TokenBatch", "Trained", "Training", "masked_loss", "train_model", "trained"]

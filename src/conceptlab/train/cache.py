@@ -125,15 +125,16 @@ def _code(functions: tuple[Callable[..., Any], ...]) -> str:
 
 def _kept(place: Path, key: Mapping[str, Any]) -> Trained | None:
     """The model in `place` if it is whole and this one's, else None."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     try:
         record = read_record(place / "trained.json")
         if record is None or record.get("key") != key or listing(place / "model") != record.get("files"):
             return None
-        model = AutoModelForCausalLM.from_pretrained(place / "model", local_files_only=True).eval()
+        named = json.loads((place / "model" / "config.json").read_text("utf-8"))["architectures"][0]
+        model = getattr(transformers, named).from_pretrained(place / "model", local_files_only=True).eval()
         return Trained(model, **record["training"], from_cache=True)
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None  # damaged in any way: made again
 
 

@@ -1,4 +1,4 @@
-"""Train any causal language model of the library on weighted token batches: seeded batches in, one list of losses out.
+"""Train any model of the library, by default a causal language model on weighted tokens: seeded batches in, losses out.
 
 The same model, batches and schedule give the same weights on one machine with one number of threads. Nothing is written here.
 """
@@ -8,21 +8,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conceptlab.errors import InputError, RunError
 from conceptlab.runs import SILENT, Progress, interruptible
 from conceptlab.runs.estimate import duration
 from conceptlab.train.schedule import Schedule
-from conceptlab.train.token_batch import TokenBatch, masked_loss
+from conceptlab.train.token_batch import masked_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MEASURED_STEPS = 10  # after so many steps the rest is estimated
+Loss = Callable[[nn.Module, Any, torch.device], Tensor]  # model, batch, device -> one number
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,18 @@ class Training:
 
 def train_model(
     model: "PreTrainedModel",
-    batches: Iterable[TokenBatch],
+    batches: Iterable[Any],
     schedule: Schedule,
     *,
+    loss: Loss = masked_loss,
     progress: Progress = SILENT,
     label: str = "training",
     on_step: Callable[[int, float], None] | None = None,
 ) -> Training:
     """Train `model` in place, on the device it is on, and leave it in evaluation mode.
 
-    `batches` gives `schedule.parts` batches a step; `on_step(steps done, loss)` runs after each. After a few steps the time of the
+    `batches` gives `schedule.parts` batches a step, in the form that `loss` reads (the usual one: TokenBatch, next tokens);
+    `on_step(steps done, loss)` runs after each. After a few steps the time of the
     rest is said. Raises InputError when the batches end too soon, RunError when the loss is no number, and Interrupted on Ctrl-C
     (the half-trained model is not for use).
     """
@@ -60,11 +63,11 @@ def train_model(
     model.train()
     try:
         with interruptible("the half-trained model is not kept"), progress.task(label, schedule.steps) as task:
-            for loss in _steps(model, iter(batches), schedule):
-                losses.append(loss)
+            for value in _steps(model, iter(batches), schedule, loss):
+                losses.append(value)
                 task.advance()
                 if on_step is not None:
-                    on_step(len(losses), loss)
+                    on_step(len(losses), value)
                 if len(losses) == MEASURED_STEPS:
                     rest = (time.monotonic() - began) / MEASURED_STEPS * (schedule.steps - MEASURED_STEPS)
                     progress.say(f"{label}: {schedule.steps} steps, at most {duration(rest)} more")
@@ -76,7 +79,7 @@ def train_model(
     return Training(tuple(losses), time.monotonic() - began, len(losses) < schedule.steps)
 
 
-def _steps(model: "PreTrainedModel", source: Iterator[TokenBatch], schedule: Schedule) -> Iterator[float]:
+def _steps(model: "PreTrainedModel", source: Iterator[Any], schedule: Schedule, of: Loss) -> Iterator[float]:
     """One optimizer step at a time; gives its loss."""
     optimizers = _optimizers(model, schedule)
     device = next(model.parameters()).device
@@ -92,7 +95,7 @@ def _steps(model: "PreTrainedModel", source: Iterator[TokenBatch], schedule: Sch
             )
         loss = 0.0
         for batch in parts:
-            part = masked_loss(model, batch, device) / schedule.parts
+            part = of(model, batch, device) / schedule.parts
             part.backward()
             loss += part.item()
         if not math.isfinite(loss):

@@ -63,18 +63,18 @@ def set_effects(  # noqa: PLR0913 - one experiment, fully stated
     has no such site.
     """
     site = _site_of(model, sets)
-    masks = {name: _mask(model, site, name, units) for name, units in sets.items()}
+    masks = {name: unit_mask(model, site, name, units) for name, units in sets.items()}
     batch, before = model.encode(texts), model.forwards
     grid = _Grid(model, site, tuple(model.layers_with(site)), batch, op, strength, positions)
     items, place = list(masks.values()), {}
     closed = np.any(items, axis=0) | ~grid.there()
     for name, mask in masks.items():
-        drawn = _random_like(name, mask, closed, n_random, seed, same_layers=same_layers)
+        drawn = random_like(name, mask, closed, n_random, seed, same_layers=same_layers)
         place[name] = range(len(items), len(items) + n_random)
         items = [*items, *drawn]
     found = sweep(model, batch, [grid.edits(mask) for mask in items], metric, progress=progress)
     loss = found.clean[None] - found.values
-    data = _table(loss, masks, place, row_groups(groups, len(batch)), seed)
+    data = loss_table(loss, masks, place, row_groups(groups, len(batch)), seed)
     data.attrs["clean"] = float(found.clean.mean())
     listed = {name: [str(unit) for unit in units][:100] for name, units in sets.items()}
     settings = {
@@ -110,9 +110,9 @@ class _Grid:
 
     def there(self) -> np.ndarray:
         """Which units [layer, unit] the model has."""
-        found = np.zeros(_shape(self.model, self.site), dtype=bool)
+        found = np.zeros(unit_shape(self.model, self.site), dtype=bool)
         for layer in self.layers:
-            found[layer, : _size(self.model, self.site, layer)] = True
+            found[layer, : unit_count(self.model, self.site, layer)] = True
         return found
 
     def edits(self, mask: np.ndarray) -> tuple[Edit, ...]:
@@ -147,29 +147,27 @@ def _site_of(model: Model, sets: Mapping[str, Sequence[Site]]) -> str:
     return name
 
 
-def _size(model: Model, site: str, layer: int | None) -> int:
+def unit_count(model: Model, site: str, layer: int | None) -> int:
     tap = model.tap(site, layer)
     return int((tap.width if SITES[site] == "neuron" else tap.heads) or 0)
 
 
-def _shape(model: Model, site: str) -> tuple[int, int]:
-    return model.n_layers, max(_size(model, site, layer) for layer in model.layers_with(site))
+def unit_shape(model: Model, site: str) -> tuple[int, int]:
+    return model.n_layers, max(unit_count(model, site, layer) for layer in model.layers_with(site))
 
 
-def _mask(model: Model, site: str, name: str, units: Sequence[Site]) -> np.ndarray:
+def unit_mask(model: Model, site: str, name: str, units: Sequence[Site]) -> np.ndarray:
     """Which units [layer, unit] a set names."""
-    mask, kind = np.zeros(_shape(model, site), dtype=bool), NAMES[SITES[site]]
+    mask, kind = np.zeros(unit_shape(model, site), dtype=bool), NAMES[SITES[site]]
     for unit in units:
-        size = _size(model, site, unit.layer)
+        size = unit_count(model, site, unit.layer)
         if not unit.units or max(unit.units) >= size:
             raise InputError(f"the set {name!r} names {unit}, but layer {unit.layer} has {kind} 0 to {size - 1}")
         mask[unit.layer or 0, list(unit.units)] = True
     return mask
 
 
-def _random_like(
-    name: str, mask: np.ndarray, closed: np.ndarray, n: int, seed: int, *, same_layers: bool
-) -> np.ndarray:
+def random_like(name: str, mask: np.ndarray, closed: np.ndarray, n: int, seed: int, *, same_layers: bool) -> np.ndarray:
     """`n` random sets [n, layer, unit] as large as `mask`, outside `closed`. Raises InputError where too few are left."""
     parts = [mask]
     if same_layers:
@@ -186,7 +184,7 @@ def _random_like(
     return drawn
 
 
-def _table(
+def loss_table(
     loss: np.ndarray, masks: Mapping[str, np.ndarray], place: Mapping[str, range], together: np.ndarray, seed: int
 ) -> xr.Dataset:
     score = loss[: len(masks)].mean(1)
