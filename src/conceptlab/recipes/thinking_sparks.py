@@ -9,16 +9,17 @@ import torch
 
 from conceptlab.data.answer_pairs import AnswerPairs, read_answer_pairs
 from conceptlab.errors import DataError, InputError
+from conceptlab.evidence import bootstrap_mean
 from conceptlab.find.heads.emergent_heads import emergent_heads, heads_in
 from conceptlab.measure.effects.paired_tasks import PairedTask, paired_task
 from conceptlab.measure.effects.set_effects import set_effects
 from conceptlab.model import Model, load_model
-from conceptlab.model.metric import Metric
+from conceptlab.model.metric import Metric, right
 from conceptlab.recipes import Setup
 from conceptlab.results import Finding, Provenance, Reproduction, Scores, Site
 from conceptlab.runs import Progress
 from conceptlab.worlds.post_trained import pairs_of, post_trained
-from conceptlab.worlds.trained_carry import STAGES, carry_pairs, carry_tokenizer, trained_carry
+from conceptlab.worlds.trained_carry import REWARDED, STAGES, By, carry_pairs, carry_tokenizer, trained_carry
 
 RECIPE = {
     "id": "thinking-sparks",
@@ -27,7 +28,7 @@ RECIPE = {
     "number": "share of new answers lost when the heads that emerged are ablated",
     "control": "as many random heads outside the circuit, the old skill, and one checkpoint compared with itself",
     "world": "two checkpoints written by hand, of which the later one has one new head; in the full form also small models "
-    "trained to add, then post-trained to carry",
+    "trained to add, then post-trained to carry by examples or by reward",
     "model": "the post-trained checkpoint, together with --data",
     "data": "a folder with base/ (the checkpoint before), new.csv and old.csv (or .jsonl, .json) with the columns clean, "
     "corrupted, answer, distractor",
@@ -42,7 +43,12 @@ BACK, OVER = (
 )
 TURNOVER, SHARED = "heads born and died a stage of post-training", "emergent heads that two seeds have in common"
 SEEDS = 3
-TRAINED = f"trained to carry, {SEEDS} seeds: "
+STARTS: dict[By, str] = {
+    "sft": f"trained to carry, {SEEDS} seeds: ",
+    "reinforce": f"rewarded for carrying, {SEEDS} seeds: ",
+}
+LEARNED, SPEED = "new answers right after post-training", "heads born and died in 100 steps of post-training"
+APART = f"heads born and died in 100 steps, trained less rewarded, {SEEDS} seeds"
 
 
 @dataclass(frozen=True)
@@ -200,11 +206,18 @@ def _finding(name: str, effects: Scores, bar: str, holds: Callable[[float, float
 
 def _with_trained(done: Reproduction, seed: int, cache: Path | None, progress: Progress) -> Reproduction:
     """Add what small trained models do, over several seeds; the published turnover is a question here, not a bar."""
-    parts = {number: _trained(number, cache, progress) for number in range(seed, seed + SEEDS)}
-    results = {f"seed {number}: {name}": r for number, part in parts.items() for name, r in part.results.items()}
-    notes = [f"trained, seed {number}: {note}" for number, part in parts.items() for note in part.notes]
+    seeds = range(seed, seed + SEEDS)
+    arms: dict[By, list[Arm]] = {by: [_trained(number, by, cache, progress) for number in seeds] for by in STARTS}
     itself = next(f.value for f in done.findings if f.name == SAME)
-    findings = [*_skills(list(parts.values())), *_turnover(list(parts.values()), itself)]
+    findings, notes, results = [], [], {}
+    for by, start in STARTS.items():
+        parts = [arm.done for arm in arms[by]]
+        findings += [*_skills(parts, start), *_turnover(parts, itself, start), _learned(arms[by], start)]
+        for number, part in zip(seeds, parts, strict=True):
+            name = f"{'' if by == 'sft' else 'reward, '}seed {number}"
+            notes += [f"trained, {name}: {note}" for note in part.notes]
+            results |= {f"{name}: {what}": result for what, result in part.results.items()}
+    findings += _speeds(arms, itself)
     return replace(
         done,
         findings=(*done.findings, *findings),
@@ -213,16 +226,55 @@ def _with_trained(done: Reproduction, seed: int, cache: Path | None, progress: P
     )
 
 
-def _trained(seed: int, cache: Path | None, progress: Progress) -> Reproduction:
+@dataclass(frozen=True)
+class Arm:
+    """One seed of one way of post-training: the findings, held-out sums with a carry that are right before and after it (shares),
+    and heads born and died in 100 steps."""
+
+    done: Reproduction
+    before: float
+    after: float
+    speed: float
+
+
+def _trained(seed: int, by: By, cache: Path | None, progress: Progress) -> Arm:
     """The findings on the checkpoints of one seed."""
+    stages = (0, *(STAGES if by == "sft" else REWARDED))
     models = [
-        load_model(trained_carry(steps, seed=seed, cache=cache, progress=progress).model, tokenizer=carry_tokenizer())
-        for steps in (0, *STAGES)
+        load_model(
+            trained_carry(n, by=by, seed=seed, cache=cache, progress=progress).model, tokenizer=carry_tokenizer()
+        )
+        for n in stages
     ]
-    return measured(models, carry_pairs("carry", 96, seed), carry_pairs("plain", 96, seed), quick=False, seed=seed)
+    new = carry_pairs("carry", 96, seed)
+    done = measured(models, new, carry_pairs("plain", 96, seed), quick=False, seed=seed)
+    changed = done.results["new skill"]
+    turned = float((changed["births"].values + changed["deaths"].values)[1:].sum())
+    ends = [float(right(paired_task(m, new).answers).of(m.logits(new.clean), torch.arange(96)).mean()) for m in models]
+    return Arm(done, ends[0], ends[-1], 100 * turned / stages[-1])
 
 
-def _skills(parts: Sequence[Reproduction]) -> list[Finding]:
+def _learned(arms: Sequence[Arm], start: str) -> Finding:
+    """Whether post-training taught the new skill."""
+    after, before = [arm.after for arm in arms], float(np.mean([arm.before for arm in arms]))
+    bar = "reported (control: before post-training)"
+    return Finding(f"{start}{LEARNED}", float(np.mean(after)), before, bar, None, "share", min(after), max(after))
+
+
+def _speeds(arms: dict[By, list[Arm]], itself: float) -> list[Finding]:
+    """Turnover in 100 steps of both ways, and their difference over the seeds."""
+    each: dict[By, np.ndarray] = {by: np.array([arm.speed for arm in of]) for by, of in arms.items()}
+    bar = "no bar (control: a checkpoint and itself)"
+    found = [
+        Finding(f"{STARTS[by]}{SPEED}", float(of.mean()), itself, bar, None, "heads", float(of.min()), float(of.max()))
+        for by, of in each.items()
+    ]
+    gap = each["sft"] - each["reinforce"]
+    low, high = (float(end) for end in bootstrap_mean(gap))
+    return [*found, Finding(APART, float(gap.mean()), 0.0, "no bar (control: none apart)", None, "heads", low, high)]
+
+
+def _skills(parts: Sequence[Reproduction], start: str) -> list[Finding]:
     """What both skills lose, mean over the seeds in which heads emerged, with the least and the most."""
     found = []
     bars = {LOST: f"at least {DROP:g}, random heads at most {KEPT:g}", OLD: f"at most {KEPT:g}"}
@@ -234,11 +286,11 @@ def _skills(parts: Sequence[Reproduction]) -> list[Finding]:
         value, control = float(np.mean(values)), float(np.mean([f.control for f in known if f.control is not None]))
         holds = value >= DROP and abs(control) <= KEPT if name == LOST else value <= KEPT
         ends = float(min(values)), float(max(values))
-        found.append(Finding(f"{TRAINED}{name}", value, control, bar, bool(holds), "share", *ends))
+        found.append(Finding(f"{start}{name}", value, control, bar, bool(holds), "share", *ends))
     return found
 
 
-def _turnover(parts: Sequence[Reproduction], itself: float) -> list[Finding]:
+def _turnover(parts: Sequence[Reproduction], itself: float, start: str) -> list[Finding]:
     """Births and deaths a stage, and how alike the seeds are."""
     timelines = [part.results["new skill"] for part in parts]
     turns = [float((t["births"].values + t["deaths"].values)[1:].mean()) for t in timelines]
@@ -248,8 +300,8 @@ def _turnover(parts: Sequence[Reproduction], itself: float) -> list[Finding]:
     luck = size / max(1e-9, 2 * n_heads - size)
     bars = "no bar (control: a checkpoint and itself)", "no bar (control: as many heads at random)"
     return [
-        Finding(f"{TRAINED}{TURNOVER}", float(np.mean(turns)), itself, bars[0], None, "heads", min(turns), max(turns)),
-        Finding(f"{TRAINED}{SHARED}", float(np.mean(alike)), luck, bars[1], None, "share"),
+        Finding(f"{start}{TURNOVER}", float(np.mean(turns)), itself, bars[0], None, "heads", min(turns), max(turns)),
+        Finding(f"{start}{SHARED}", float(np.mean(alike)), luck, bars[1], None, "share"),
     ]
 
 

@@ -1,7 +1,8 @@
 """A small transformer that adds without carrying, and its checkpoints while it is post-trained to carry.
 
 A text is two numbers of two digits; the answer, one token, is how many tens their sum has: `3 8 + 2 5 =` is `6`. The base has seen
-sums whose units stay below ten; post-training shows all of them (supervised, half with a carry, so that what was known is kept).
+sums whose units stay below ten; post-training shows all of them, half with a carry, so that what was known is kept: supervised
+("sft"), or by its own answers, of which the right ones are rewarded ("reinforce": reward 1, less the batch's mean reward).
 Host: GPT2LMHeadModel, 3 layers, 4 heads, d_model 64, 128 GELU neurons a layer. A fifth of all pairs of numbers is never trained on;
 the prompts are of those. Nothing about its inside is planted. Task after the published row's own small check.
 """
@@ -9,14 +10,16 @@ the prompts are of those. Nothing about its inside is planted. Task after the pu
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from conceptlab.data.answer_pairs import AnswerPairs
+from conceptlab.errors import InputError
 from conceptlab.runs import SILENT, Progress
-from conceptlab.train import Schedule, TokenBatch, Trained, Training, train_model, trained
+from conceptlab.train import Loss, Schedule, TokenBatch, Trained, Training, masked_loss, train_model, trained
 from conceptlab.worlds.fresh_models import fresh_gpt2
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
 
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 WORDS = (*(str(i) for i in range(20)), "+", "=")
 N_LAYERS, N_HEADS, D_MODEL, D_MLP, LONGEST, BATCH = 3, 4, 64, 128, 8, 256
 BASE_STEPS, STAGES = 500, (30, 100, 200)  # of post-training, each from the base on
+REWARDED = (100, 300, 600)  # stages of post-training by reward
+SAMPLES = 8  # answers drawn for every sum
 HELD_OUT = 5  # one pair in so many
+By = Literal["sft", "reinforce"]
 
 
 def carry_tokenizer() -> "PreTrainedTokenizerFast":
@@ -34,11 +40,19 @@ def carry_tokenizer() -> "PreTrainedTokenizerFast":
     return word_tokenizer(WORDS, LONGEST)
 
 
-def trained_carry(steps: int, *, seed: int = 0, cache: Path | None = None, progress: Progress = SILENT) -> Trained:
-    """The checkpoint after `steps` of post-training (0: the base), from the cache where it is. Cost: about 0.03 s a step."""
+def trained_carry(
+    steps: int, *, by: By = "sft", seed: int = 0, cache: Path | None = None, progress: Progress = SILENT
+) -> Trained:
+    """The checkpoint after `steps` of post-training (0: the base), from the cache where it is. Cost: about 0.03 s a step.
+
+    Raises InputError for another `by`.
+    """
+    if by not in ("sft", "reinforce"):
+        raise InputError(f"{by!r} is no way of post-training here; use sft or reinforce")
     settings: dict[str, Any] = {"base": BASE_STEPS, "steps": steps, "seed": seed, "held_out": HELD_OUT, "batch": BATCH}
+    settings |= {"by": by, "samples": SAMPLES} if steps and by == "reinforce" else {}
     make = partial(_fresh, seed) if steps == 0 else partial(_base, seed, cache, progress)
-    train = partial(_train, steps=steps, seed=seed, progress=progress)
+    train = partial(_train, steps=steps, by=by, seed=seed, progress=progress)
     return trained("carry", settings, make, train, cache=cache, progress=progress)
 
 
@@ -83,15 +97,30 @@ def _base(seed: int, cache: Path | None, progress: Progress) -> "PreTrainedModel
     return trained_carry(0, seed=seed, cache=cache, progress=progress).model
 
 
-def _train(model: "PreTrainedModel", *, steps: int, seed: int, progress: Progress) -> Training:
+def _train(model: "PreTrainedModel", *, steps: int, by: By, seed: int, progress: Progress) -> Training:
     if steps == 0:
         schedule = Schedule(steps=BASE_STEPS, learning_rate=3e-3, warmup=30, target_loss=0.005)
     else:
         schedule = Schedule(steps=steps, learning_rate=1e-3, warmup=10, floor=1.0)
     source = _batches(np.random.default_rng([seed, steps]), carrying=0.5 if steps else 0.0)
-    return train_model(
-        model, source, schedule, progress=progress, label=f"sums (seed {seed}, {steps} steps of carrying)"
+    loss = (
+        reward_loss(torch.Generator().manual_seed(1000 * seed + steps)) if steps and by == "reinforce" else masked_loss
     )
+    label = f"sums (seed {seed}, {steps} steps of carrying, {by})"
+    return train_model(model, source, schedule, loss=loss, progress=progress, label=label)
+
+
+def reward_loss(generator: torch.Generator) -> Loss:
+    """REINFORCE (Williams 1992): the policy's own answers, log P of each times its reward less the mean reward of the batch."""
+
+    def of(model: nn.Module, batch: TokenBatch, device: torch.device) -> Tensor:
+        ids = batch.ids.to(device)
+        logp = model(input_ids=ids[:, :-1], use_cache=False).logits[:, -1].log_softmax(-1)
+        said = torch.multinomial(logp.detach().exp().cpu(), SAMPLES, replacement=True, generator=generator).to(device)
+        reward = (said == ids[:, -1:]).float()
+        return -((reward - reward.mean()) * logp.gather(1, said)).mean()
+
+    return of
 
 
 def _batches(rng: np.random.Generator, *, carrying: float) -> Iterator[TokenBatch]:
