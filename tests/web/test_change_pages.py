@@ -129,6 +129,10 @@ def test_the_patching_map_leads_to_what_changes_downstream(page) -> None:
     page.locator('[data-show="control"]').click()
     assert page.locator('[data-show="control"]').get_attribute("aria-pressed") == "true"
     with page.expect_download() as download:
+        page.locator('.patching-map [data-export="svg"]').first.click()
+    drawn = download.value.path().read_text()
+    assert drawn.startswith("<svg") and drawn.count("<rect") > 30 and ">L1</text>" in drawn
+    with page.expect_download() as download:
         page.locator('.patching-map [data-export="csv"]').first.click()
     assert download.value.path().read_text().startswith("layer,token,text,score,low,high,control,p,q")
 

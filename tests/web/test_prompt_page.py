@@ -1,6 +1,8 @@
 """The Prompt page in a real browser: what it shows is what the model gives, and every panel follows one selection."""
 
+import base64
 from urllib.parse import quote, urlencode
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -148,11 +150,48 @@ def test_concepts_colour_the_tokens_beside_a_random_direction(page, server) -> N
 def test_pictures_and_tables_can_be_saved(page) -> None:
     shown_prompt(page)
     for panel in ("tokens", "lens", "attention", "contributions"):
-        for kind in ("png", "csv"):
+        for kind in ("png", "svg", "csv"):
             with page.expect_download() as saved:
                 page.locator(f'#{panel} [data-do="{kind}"]').click()
             content = saved.value.path().read_bytes()
-            assert content.startswith(b"\x89PNG") if kind == "png" else content.count(b"\n") > 5, (panel, kind)
+            if kind == "svg":
+                same_picture(page, content, panel)
+            else:
+                assert content.startswith(b"\x89PNG") if kind == "png" else content.count(b"\n") > 5, (panel, kind)
+
+
+def same_picture(page, svg: bytes, panel: str) -> None:
+    """A saved SVG is well formed, its words are words, and it shows what the PNG of the same panel shows."""
+    drawn = ElementTree.fromstring(svg)
+    words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert any("Nina" in (word or "") for word in words) or panel == "contributions", (panel, words[:20])
+    with page.expect_download() as saved:
+        page.locator(f'#{panel} [data-do="png"]').click()
+    png = base64.b64encode(saved.value.path().read_bytes()).decode()
+    far = page.evaluate(
+        FAR, [f"data:image/png;base64,{png}", "data:image/svg+xml;base64," + base64.b64encode(svg).decode()]
+    )
+    assert far < 0.03, (panel, far)
+
+
+FAR = """async (both) => {
+  const [a, b] = await Promise.all(both.map(async (from) => {
+    const image = new Image();
+    image.src = from;
+    await image.decode();
+    return image;
+  }));
+  const canvas = Object.assign(document.createElement("canvas"), { width: a.width, height: a.height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const pixels = [a, b].map((image) => {
+    context.clearRect(0, 0, a.width, a.height);
+    context.drawImage(image, 0, 0, a.width, a.height);
+    return context.getImageData(0, 0, a.width, a.height).data;
+  });
+  let far = 0;
+  for (let i = 0; i < pixels[0].length; i += 1) far += Math.abs(pixels[0][i] - pixels[1][i]);
+  return far / pixels[0].length / 255;
+}"""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

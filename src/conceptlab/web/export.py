@@ -157,7 +157,8 @@ def _page(title: str, address: str, body: str, slices: list[dict[str, str]]) -> 
         [asset("base.css"), asset("viewer/static/viewer.css"), *(asset(f"viewer/static/{s}") for s in sheets())]
     )
     widgets = set(re.findall(r'data-widget="([\w-]+)"', body))
-    kept = [name for name in modules() if widgets & set(re.findall(r'widget\(\s*"([\w-]+)"', _module(name)))]
+    made = {name: set(re.findall(r'widget\(\s*"([\w-]+)"', _module(name))) for name in modules()}
+    kept = [name for name, own in made.items() if widgets & own or not own]  # those without a widget serve the others
     charts = [_safe(begin_bundle().result()), _safe(asset("figures.js"))] if 'class="chart' in body else []
     scripts = {
         "first": _safe(_module("theme.js")),

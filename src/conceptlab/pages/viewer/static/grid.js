@@ -277,9 +277,7 @@ function grid(holder, given) {
     picture() {
       const wide = Math.min(options.wide, Math.max(1, Math.floor(15000 / nCols)));
       const width = Math.ceil(options.gutter + options.sideWidth + wide * nCols);
-      const whole = document.createElement("canvas");
-      paint(lab.sized(whole, width, height()), 0, width, wide);
-      return whole;
+      return { width, height: height(), paint: (context) => paint(context, 0, width, wide) };
     },
     end() {
       cancelAnimationFrame(due);
@@ -329,13 +327,14 @@ function legend(element, scale, low, high, what) {
   if (what !== undefined) element.querySelector(".legend-what").textContent = what;
 }
 
-// -- saving: PNG of a canvas, CSV and a table of rows ---------------------------------------------------------------------
+// -- saving: a drawing as PNG and SVG, CSV and a table of rows ---------------------------------------------------------------------
 const MOST_ROWS = 2000;
-function tools(root, { name, columns, rows, png }) {
+function tools(root, { name, columns, rows, drawing }) {
   root.querySelector(".tools")?.addEventListener("click", (event) => {
     const button = event.target.closest("[data-do]");
     if (!button) return;
-    if (button.dataset.do === "png") lab.savePng(name, png());
+    if (button.dataset.do === "png") lab.savePicture(name, drawing());
+    if (button.dataset.do === "svg") lab.saveVectors(name, drawing());
     if (button.dataset.do === "csv") lab.saveCsv(name, value(columns), rows());
     if (button.dataset.do === "numbers") showNumbers(root.querySelector(".numbers"), button, value(columns), rows());
   });
@@ -443,33 +442,34 @@ const chosenToken = (selection, n) => {
 };
 // The coloured tokens as a picture.
 function stripPicture(shown, colour) {
-  const canvas = document.createElement("canvas");
   const width = 900;
-  let context = lab.sized(canvas, width, 10);
+  const measure = document.createElement("canvas").getContext("2d");
   const font = "14px ui-monospace, Menlo, Consolas, monospace";
-  context.font = font;
+  measure.font = font;
   const places = [];
   let x = 16;
   let y = 16;
   shown.forEach((text, i) => {
-    const wide = context.measureText(text).width + 8;
+    const wide = measure.measureText(text).width + 8;
     if (x + wide > width - 16) [x, y] = [16, y + 28];
     places.push([x, y, wide, i]);
     x += wide + 3;
   });
-  context = lab.sized(canvas, width, y + 42);
-  context.fillStyle = lab.ink("--card");
-  context.fillRect(0, 0, width, y + 42);
-  context.font = font;
-  context.textBaseline = "middle";
-  for (const [px, py, wide, i] of places) {
-    const [ground, ink] = colour(i);
-    context.fillStyle = ground;
-    context.fillRect(px, py, wide, 24);
-    context.fillStyle = ink;
-    context.fillText(shown[i], px + 4, py + 13);
-  }
-  return canvas;
+  const height = y + 42;
+  const paint = (context) => {
+    context.fillStyle = lab.ink("--card");
+    context.fillRect(0, 0, width, height);
+    context.font = font;
+    context.textBaseline = "middle";
+    for (const [px, py, wide, i] of places) {
+      const [ground, ink] = colour(i);
+      context.fillStyle = ground;
+      context.fillRect(px, py, wide, 24);
+      context.fillStyle = ink;
+      context.fillText(shown[i], px + 4, py + 13);
+    }
+  };
+  return { width, height, paint };
 }
 
 Object.assign(lab, { grid, legend, tools, chips, shade, tipFor, markToken, chosenToken, stripPicture, placeTip: place, cutText: cut });

@@ -1,5 +1,6 @@
 // The patching map and what one of its patches changes: heat maps on canvas, reachable by pointer and by keyboard.
-const { widget, palette, ink, number, onTheme, sized, select, save, saveCsv } = globalThis.conceptlab;
+const lab = globalThis.conceptlab;
+const { widget, palette, ink, number, onTheme, sized, select, saveCsv } = lab;
 
 const LEFT = 38;
 const HEAD = 64; // for the tokens above
@@ -24,9 +25,11 @@ function heat(place, { layers, across, label, scale, colours, marked, told, pick
     values = next;
     const wide = Math.max(220, place.clientWidth);
     size = { w: Math.max(7, Math.min(64, Math.floor((wide - LEFT - 46) / across.length))), h: layers.length > 30 ? 11 : 22 };
-    const [width, height] = [LEFT + size.w * across.length + 46, HEAD + size.h * layers.length + 4];
-    const context = sized(canvas, width, height);
-    context.clearRect(0, 0, width, height);
+    paint(sized(canvas, ...extent()));
+  }
+  const extent = () => [LEFT + size.w * across.length + 46, HEAD + size.h * layers.length + 4];
+  function paint(context) {
+    context.clearRect(0, 0, ...extent());
     const table = palette(colours);
     const empty = ink("--soft");
     for (const [i, row] of values.entries()) {
@@ -104,6 +107,7 @@ function heat(place, { layers, across, label, scale, colours, marked, told, pick
   const away = onTheme(() => draw());
   return {
     canvas,
+    drawing: () => ({ width: extent()[0], height: extent()[1], paint }),
     draw,
     pick,
     choose: (cell) => (chosen = cell),
@@ -192,7 +196,8 @@ widget("patching-map", (root) => {
       grid.draw(map[button.dataset.show]);
     });
   }
-  root.querySelector('[data-export="png"]').addEventListener("click", () => grid.canvas.toBlob((blob) => save("patching.png", blob)));
+  root.querySelector('[data-export="png"]').addEventListener("click", () => lab.savePicture("patching", grid.drawing()));
+  root.querySelector('[data-export="svg"]').addEventListener("click", () => lab.saveVectors("patching", grid.drawing()));
   root.querySelector('[data-export="csv"]').addEventListener("click", () => {
     const columns = ["score", "low", "high", "control", "p", "q"];
     const rows = map.layers.flatMap((layer, i) => map.across.map((column, j) => [layer, j, column.text, ...columns.map((c) => map[c][i][j])]));

@@ -426,11 +426,9 @@ lab.widget("attention", async (root) => {
     name: "attention",
     columns: ["query", "query token", "key", "key token", "weight", "length of value"],
     rows,
-    png: () => {
-      const canvas = document.createElement("canvas");
+    drawing: () => {
       const at = frame();
-      paintMatrix(lab.sized(canvas, at.label + at.size + 6, at.top + at.size + 22), at);
-      return canvas;
+      return { width: at.label + at.size + 6, height: at.top + at.size + 22, paint: (context) => paintMatrix(context, at) };
     },
   });
   return () => ends.forEach((end) => end());

@@ -69,7 +69,7 @@ lab.widget("contributions", async (root) => {
     ...data.components.map((c) => [c.component, c.score, c.control, c.control_low, c.control_high, c.p, c.q]),
     ...(totals ? Array.from(totals, (v, i) => [`from token ${i} ${data.tokens[i]}`, v]) : []),
   ];
-  lab.tools(root, { name: "contributions", columns, rows, png: () => grid?.picture() ?? document.createElement("canvas") });
+  lab.tools(root, { name: "contributions", columns, rows, drawing: () => grid?.picture() ?? { width: 1, height: 1, paint: () => {} } });
   return () => ends.forEach((end) => end());
 });
 

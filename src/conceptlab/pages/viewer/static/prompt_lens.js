@@ -150,7 +150,7 @@ lab.widget("lens", async (root) => {
     }
     return made;
   };
-  lab.tools(root, { name: "lens", columns, rows, png: () => grid.picture() });
+  lab.tools(root, { name: "lens", columns, rows, drawing: () => grid.picture() });
   return () => {
     grid.end();
     ends.forEach((end) => end());

@@ -125,7 +125,7 @@ lab.widget("prompt-tokens", async (root) => {
     name: "tokens",
     columns,
     rows,
-    png: () => stripPicture(data.shown, (i) => shade(lab.palette("diverging"), at(byLayer, i), most())),
+    drawing: () => stripPicture(data.shown, (i) => shade(lab.palette("diverging"), at(byLayer, i), most())),
   });
   return () => ends.forEach((end) => end());
 });
