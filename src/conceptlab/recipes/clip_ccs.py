@@ -40,7 +40,7 @@ DROP, KEPT, PURE, MIXED, GONE = 0.30, 0.05, 1.0, 0.4, 0.5
 CCS, OTHER = "consistency of the planted concept heads", "consistency of the planted mixed heads"
 HIGH, LOW = "concepts lost, most consistent heads pruned", "concepts lost, as many of the least consistent pruned"
 BIAS, SHARE = "gap between men and women lost, most consistent heads pruned", "share of heads of full consistency"
-# trained models, least accuracy, pictures, and the largest share of heads that is pruned (one in MOST)
+# trained models, least accuracy, pictures; one head in MOST is pruned
 SEEDS, TASK, SHOWN, MOST = 2, 0.7, 300, 4
 TRAINED = f"small CLIP trained on shapes, {SEEDS} seeds: "
 DOES, SPEAK, BESIDE = (
@@ -270,10 +270,8 @@ def on_trained(clip: torch.nn.Module, *, n: int = SHOWN, n_random: int = 40, see
 
 
 def _most(units: Units, most: int) -> list[Site]:
-    """Heads of full consistency, the strongest first; where there are fewer than two, the two of the highest."""
-    score = units.table["score"].values
-    spread = units.table["explained"].values.sum(-1)
-    order = np.lexsort((-spread, -score))[: max(2, min(most, int((score >= PURE - 1e-9).sum())))]
+    """Heads of the highest consistency; of equals, those whose texts explain more come first."""
+    order = np.lexsort((-units.table["explained"].values.sum(-1), -units.table["score"].values))[:most]
     return [Site("z", int(units.table["layer"].values[i]), (int(units.table["index"].values[i]),)) for i in order]
 
 
@@ -312,6 +310,8 @@ def _silenced(  # noqa: PLR0913 - what is pruned, and where it is looked at
         seed=seed,
     )
     told.results["retrieval"], told.results["gap"] = lost, gap
+    layers = {which: float(np.mean([head.layer or 0 for head in heads])) for which, heads in sets.items()}
+    told.notes.append("mean layer of the most consistent heads {high:.1f}, of the least {low:.1f}".format(**layers))
     for name, which, holds in (
         (HIGH, "high", lambda a, b: a >= DROP and abs(b) <= KEPT),
         (LOW, "low", lambda a, _: abs(a) <= KEPT),
