@@ -63,26 +63,48 @@
 
   const tooltip = { disableDefaultStyle: true };
 
-  async function draw(figure) {
-    const box = figure.querySelector(".drawing");
-    const width = box.clientWidth;
+  // What is due in a figure: nothing where its colours and its width are what they were. `data-stale` says that it is being drawn again.
+  function due(figure) {
+    const width = figure.querySelector(".drawing").clientWidth;
     const dark = isDark();
     const before = drawn.get(figure);
-    if (!width || (before && before.dark === dark && Math.abs(before.width - width) < 24)) return;
-    const state = { width, dark, result: null };
+    return width && !(before && before.dark === dark && Math.abs(before.width - width) < 24) ? { width, dark } : null;
+  }
+
+  function draw(figure) {
+    const wanted = due(figure);
+    const before = drawn.get(figure);
+    if (!wanted) {
+      if (!before || before.ended) delete figure.dataset.stale;
+      return;
+    }
+    const state = { ...wanted, result: null, ended: false };
+    figure.dataset.stale = "";
     drawn.set(figure, state);
-    const theme = { ...themes[dark ? "dark" : "light"], background: null };
-    if (before && before.result) before.result.finalize();
+    state.done = paint(figure, state, before);
+  }
+
+  // One drawing after the other, and only the last one asked for: of two at once the older could end last.
+  async function paint(figure, state, before) {
+    if (before) await before.done;
+    state.result = before ? before.result : null;
+    if (drawn.get(figure) !== state) return;
+    const box = figure.querySelector(".drawing");
+    const theme = { ...themes[state.dark ? "dark" : "light"], background: null };
+    if (state.result) state.result.finalize();
+    state.result = null;
     try {
       await ready();
-      if (drawn.get(figure) !== state) return;
-      state.result = await vegaEmbed(box, fitted(read(figure).spec, width), { ...options, tooltip, config: theme });
+      state.result = await vegaEmbed(box, fitted(read(figure).spec, state.width), { ...options, tooltip, config: theme });
       figure.dataset.drawn = "yes";
       box.style.minHeight = "";
     } catch (error) {
       box.textContent = `This chart could not be drawn: ${error.message}`;
       figure.dataset.drawn = "failed";
     }
+    state.ended = true;
+    if (drawn.get(figure) === state) delete figure.dataset.stale;
+    else if (!figure.isConnected && state.result) state.result.finalize();
   }
 
   const nearby = new IntersectionObserver(
@@ -115,6 +137,7 @@
   const redraw = () => [...drawn.keys()].forEach((figure) => draw(figure));
   let waiting = 0;
   addEventListener("resize", () => {
+    for (const figure of drawn.keys()) if (due(figure)) figure.dataset.stale = "";
     clearTimeout(waiting);
     waiting = setTimeout(redraw, 200);
   });
