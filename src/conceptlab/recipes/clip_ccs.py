@@ -224,7 +224,8 @@ def _with_trained(done: Reproduction, setup: Setup) -> Reproduction:
     for seed in range(setup.seed, setup.seed + SEEDS):
         clip = trained_dual_encoder(seed=seed, cache=setup.cache, progress=setup.progress).model
         parts[seed] = on_trained(clip, seed=seed)
-    notes = [f"trained, seed {seed}: {note}" for seed, part in parts.items() for note in part.notes]
+    notes = ["ranges of the trained model are the least and the most of its seeds"]
+    notes += [f"trained, seed {seed}: {note}" for seed, part in parts.items() for note in part.notes]
     results = {f"trained, seed {seed}: {name}": r for seed, part in parts.items() for name, r in part.results.items()}
     return replace(done, findings=(*done.findings, *_over_seeds(list(parts.values()))), notes=(*done.notes, *notes),
                    results={**done.results, **results})  # fmt: skip
