@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.reliability import commands, faults, flips, hostile, kills, objects, page, repairs, writers
+from tests.reliability import commands, faults, flips, hostile, kills, objects, page, repairs, texts, writers
 from tests.reliability.fork_server import ForkServer
 
 Bar = Callable[[Path, float], object]
@@ -134,12 +134,17 @@ def many_uploaders(base: Path, scale: float) -> object:
         return writers.starts(given, max(2, round(20 * scale)), once=False)
 
 
+def hostile_texts(base: Path, scale: float) -> object:
+    """hostile texts on every page of the viewer"""
+    return texts.everywhere(base, whole=scale >= 1)
+
+
 BARS: dict[str, Bar] = {
     bar.__name__: bar
     for bar in (
         random_kills, named_kills, kills_at_calls, interrupts, failing_calls, failing_commands, flipped_bytes,
         cut_files, long_files, whole_repairs, killed_repairs, many_starts, two_writers, threads, hostile_records,
-        killed_uploads, named_uploads, two_uploaders, many_uploaders,
+        killed_uploads, named_uploads, two_uploaders, many_uploaders, hostile_texts,
     )
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Two thousand hostile texts as prompts, tokens, targets, names, classes, labels, texts and groups: shown as text, never run.
 
-In the browser many stand on one page: pages that cut a list are told to show all of it. With CONCEPTLAB_HOSTILE=all nothing is
-thinned; `make reliability` does so.
+In the browser many stand on one page: pages that cut a list are told to show all of it. Here one in eight is taken, and every
+one that was written by hand. With CONCEPTLAB_HOSTILE=all nothing is thinned; `make reliability` does so in its bar `hostile_texts`,
+which tells the counts that the tests record.
 """
 
 import json
@@ -24,17 +25,18 @@ from conceptlab.web.protocol import GuardedProtocol
 from tests.web import hostile_server as hostile
 from tests.web.conftest import Served, opened
 from tests.web.hostile_atlas import direction, hostile_atlas
-from tests.web.hostile_strings import hostile_strings
+from tests.web.hostile_strings import FIXED, TAGS, hostile_strings
 from tests.web.prompt_models import byte_tokenizer, random_model, until
 from tests.web.test_change_pages import explained
 from tests.web.wire import Wire
 
-TEXTS = hostile_strings()
+ALL = os.environ.get("CONCEPTLAB_HOSTILE") == "all"
+BY_HAND = len(FIXED) + len(TAGS)
+TEXTS = hostile_strings() if ALL else [*hostile_strings()[:BY_HAND], *hostile_strings()[BY_HAND::8]]
 TOKENS = hostile.tokens_of(TEXTS)
 NAMES = [text for text in TEXTS if len(text) < 400]
-ALL = os.environ.get("CONCEPTLAB_HOSTILE") == "all"
-EACH = 1 if ALL else 5  # of the prompts that are sent alone
-SOME = TEXTS[:: 1 if ALL else 10]  # of the second atlas
+STEP = 1 if ALL else 20  # of what is sent alone
+SOME = TEXTS[::STEP]
 CONTEXT = 1024
 
 
@@ -62,26 +64,37 @@ def wire(desk):
 
 
 # -- through the server ------------------------------------------------------------------------------------------------
-def test_prompts_come_back_exactly_or_are_refused_in_a_line(model) -> None:
+def test_prompts_come_back_exactly_or_are_refused_in_a_line(model, record_property) -> None:
     alone = Wire(create_app(Desk(Jobs(), live=LiveModel("random", lambda: model))), GuardedProtocol)
-    some = list(dict.fromkeys([*TEXTS[::EACH], *(t for t in TEXTS if len(t) > 400 or hostile.half(t) or not t)]))
+    odd = [text for text in TEXTS if hostile.half(text) or not text]
+    some = list(dict.fromkeys([*SOME, *(text for text in TEXTS if len(text) > 400), *odd[::STEP]]))
     counts = hostile.as_prompts(alone, some)
     assert sum(counts.values()) == len(some)
-    assert counts["exact"] > len(TEXTS) / EACH * 0.85 and counts["refused"] >= 5 and counts["halved"] > 100
-    assert hostile.as_steered(alone, TEXTS[:: 1 if ALL else 17]) >= 100
-    assert hostile.as_pairs(alone, [t for t in TOKENS if "\r\n" not in t][:: 1 if ALL else 17]) >= 100
+    assert counts["exact"] > len(SOME) * 0.8 and counts["refused"] >= 5 and counts["halved"] >= len(odd[::STEP]) - 1
+    record_property("prompts exactly", counts["exact"])
+    record_property("prompts that no address holds refused or mended", counts["refused"] + counts["halved"])
+    steered = hostile.as_steered(alone, SOME)
+    assert steered >= 0.8 * len(SOME)
+    record_property("steered", steered)
+    pairs = [text for text in TOKENS if "\r\n" not in text][::STEP]
+    patched = hostile.as_pairs(alone, pairs)
+    assert patched >= 0.8 * len(pairs)
+    record_property("pairs patched", patched)
     alone.close()
 
 
-def test_all_of_them_are_tokens_and_targets(model) -> None:
+def test_all_of_them_are_tokens_and_targets(model, record_property) -> None:
     alone = Wire(create_app(Desk(Jobs(), live=LiveModel("random", lambda: model))), GuardedProtocol)
-    assert hostile.as_tokens(alone, TOKENS) > 1830
-    assert hostile.as_targets(alone, TOKENS[:: 1 if ALL else 40]) > 40
+    tokens, targets = hostile.as_tokens(alone, TOKENS), hostile.as_targets(alone, TOKENS[::STEP])
+    assert tokens > 0.97 * len(TOKENS) and targets > 0.9 * len(TOKENS[::STEP])
+    record_property("tokens", tokens)
+    record_property("targets", targets)
     alone.close()
 
 
-def test_all_of_them_are_names_of_concepts_and_classes(wire) -> None:
-    assert hostile.as_names(wire, TEXTS, [slug(text) for text in TEXTS], 1 if ALL else 40) == 2000
+def test_all_of_them_are_names_of_concepts_and_classes(wire, record_property) -> None:
+    assert hostile.as_names(wire, TEXTS, [slug(text) for text in TEXTS], 1 if ALL else 40) == len(TEXTS)
+    record_property("names", len(TEXTS))
 
 
 # -- in the browser ------------------------------------------------------------------------------------------------------
@@ -124,11 +137,13 @@ def unharmed(page) -> None:
 
 
 @pytest.mark.browser
-def test_every_token_is_shown_as_text(browser, model) -> None:
+def test_every_token_is_shown_as_text(browser, model, record_property) -> None:
     served = Served(Desk(Jobs(), live=LiveModel("random", lambda: model)))
     with opened(browser, served.url) as page:
         page.on("dialog", lambda d: page.problems.append(f"a dialog: {d.message}"))
-        assert shown_tokens(page) > 1830
+        shown = shown_tokens(page)
+    assert shown > 0.97 * len(TOKENS)
+    record_property("tokens in the browser", shown)
     served.close()
 
 
@@ -154,7 +169,8 @@ def shown_tokens(view) -> int:
 
 
 @pytest.mark.browser
-def test_every_name_is_shown_as_text(view) -> None:
+def test_every_name_is_shown_as_text(view, record_property) -> None:
+    record_property("names in the browser", len(TEXTS))
     names = [visible(text) for text in TEXTS]
     view.go("/?atlas=one&sort=order")
     view.wait_for_selector(".heat[data-painted]")
@@ -179,12 +195,10 @@ def test_every_name_is_shown_as_text(view) -> None:
 
 
 @pytest.mark.browser
-def test_every_group_of_a_circuit_is_shown_as_text(browser, tmp_path) -> None:
-    known = {
-        f"c{i}": replace(explained(f"c{i}"), record={"notes": NAMES[i * 250 :][:250], "faithfulness": None})
-        for i in range(8)
-    }
-    groups = {f"c{i}": NAMES[i * 250 :][:250] for i in range(8)}
+def test_every_group_of_a_circuit_is_shown_as_text(browser, record_property) -> None:
+    record_property("groups of circuits", len(NAMES))
+    groups = {f"c{i}": NAMES[i : i + 250] for i in range(0, len(NAMES), 250)}
+    known = {id: replace(explained(id), record={"notes": texts, "faithfulness": None}) for id, texts in groups.items()}
     notes = SimpleNamespace(
         get=lambda kind, id: {
             "groups": [{"label": text, "nodes": ["L1.H0"]} for text in groups[id]],
@@ -207,8 +221,9 @@ def test_every_group_of_a_circuit_is_shown_as_text(browser, tmp_path) -> None:
 
 
 @pytest.mark.browser
-def test_every_labelled_text_is_shown_as_text(browser, model, tmp_path, monkeypatch) -> None:
+def test_every_labelled_text_is_shown_as_text(browser, model, tmp_path, monkeypatch, record_property) -> None:
     texts = [text for text in TEXTS if text.strip() and not hostile.half(text) and len(text) < 400]
+    record_property("labelled texts", len(texts))
     atlas = hostile_atlas(tmp_path / "texts", ["planted"], whole=1, direction=direction(16, (texts[0], texts[1])))
     monkeypatch.setattr(concept, "PAGE", len(texts))
     labelled = SimpleNamespace(
