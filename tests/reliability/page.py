@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-HEAD = """# Reliability of stores
+HEAD = """# Reliability of stores, and of the viewer with hostile texts
 
 Made by `make reliability` (Python {python}, {system}); do not edit by hand. The store of these trials is
 tiny: 5 shards of `resid_post` at two layers and `embed`, by a model of 2 layers and 16 dimensions over 30 texts; a
