@@ -86,13 +86,13 @@ function bars(place, layers) {
     head.append(cell);
   }
   const body = table.createTBody();
-  const bar = (row, value, kind, span = 1) => {
+  const bar = (row, value, span = 1) => {
     const cell = row.insertCell();
     cell.colSpan = span;
     const line = document.createElement("span");
     line.className = "bar-line";
     const fill = document.createElement("span");
-    fill.className = `bar-fill ${kind} ${value < 0 ? "down" : "up"}`;
+    fill.className = `bar-fill ${value < 0 ? "down" : "up"}`; // blue adds, orange takes, as in the map of heads
     fill.style.width = `${(50 * Math.abs(value)) / most}%`;
     line.append(fill);
     const number = document.createElement("span");
@@ -107,9 +107,9 @@ function bars(place, layers) {
     name.textContent = layer.layer;
     row.append(name);
     if (/^\d+$/.test(layer.layer)) {
-      bar(row, layer.attention, "of-attention");
-      bar(row, layer.mlp + layer.other, "of-mlp");
-    } else bar(row, layer.other, "of-other", 2);
+      bar(row, layer.attention);
+      bar(row, layer.mlp + layer.other);
+    } else bar(row, layer.other, 2);
   }
   place.replaceChildren(table);
 }
