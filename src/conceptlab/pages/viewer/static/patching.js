@@ -7,7 +7,7 @@ const HEAD = 64; // for the tokens above
 const visible = (text) => [...text].map((c) => (/[\p{Cc}\p{Cf}]/u.test(c) ? `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}` : c)).join("");
 const short = (text, most = 12) => (visible(text).length > most ? `${visible(text).slice(0, most - 1)}…` : visible(text));
 
-// A heat map in `place`: rows from the last layer down; gives { draw(values), at(cell), canvas }.
+// A heat map in `place`: rows from the last layer down; gives { draw(values), drawing(), pick(cell), choose(cell), end() }.
 function heat(place, { layers, across, label, scale, colours, marked, told, picked }) {
   const canvas = document.createElement("canvas");
   canvas.tabIndex = 0;
@@ -106,7 +106,6 @@ function heat(place, { layers, across, label, scale, colours, marked, told, pick
   resized.observe(place);
   const away = onTheme(() => draw());
   return {
-    canvas,
     drawing: () => ({ width: extent()[0], height: extent()[1], paint }),
     draw,
     pick,
