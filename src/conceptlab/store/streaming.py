@@ -21,7 +21,7 @@ from conceptlab.errors import InputError
 from conceptlab.numerics.large_pages import Spaces
 from conceptlab.store.store import Store
 
-CHUNK = 256  # neighbouring tokens that are read together
+CHUNK = 2048  # neighbouring tokens that are read together: a few blocks, so that little is read twice for being checked whole
 GROUPS = 3  # that are in memory at once: one read, one used, one that a training loop has just let go of
 AHEAD = 8  # threads that read and check the next group; more than cores, since most wait for the disk
 
@@ -38,8 +38,9 @@ class Drawn:
 class Shuffled(IterableDataset[Drawn]):
     """Batches of a store in random order, for a training loop or a `torch.utils.data.DataLoader(batch_size=None)`.
 
-    `parts`: (site, layer) pairs. A worker uses two groups of `buffer_tokens` at once. `rank` of `world_size` takes part of the
-    batches; the workers of a DataLoader share those of their rank. Every token comes once an epoch.
+    `parts`: (site, layer) pairs. A worker uses two groups of `buffer_tokens` at once, each of chunks of `chunk` neighbours: smaller
+    ones mix better, larger ones read faster. `rank` of `world_size` takes part of the batches; the workers of a DataLoader share
+    those of their rank. Every token comes once an epoch.
 
     Raises InputError for sizes that make no sense.
     """
@@ -51,6 +52,7 @@ class Shuffled(IterableDataset[Drawn]):
         *,
         batch: int,
         buffer_tokens: int = 1 << 18,
+        chunk: int = CHUNK,
         seed: int = 0,
         epoch: int = 0,
         rank: int = 0,
@@ -58,11 +60,14 @@ class Shuffled(IterableDataset[Drawn]):
     ) -> None:
         if batch < 1 or buffer_tokens < batch:
             raise InputError(f"batches of {batch} need a buffer of at least as many tokens; {buffer_tokens} were given")
+        if chunk < 1:
+            raise InputError(f"a chunk holds at least one token; {chunk} were given")
         if not 0 <= rank < world_size:
             raise InputError(f"rank {rank} of {world_size} does not exist; ranks count from 0 to {world_size - 1}")
         self.store, self.batch, self.seed, self.epoch = store, batch, seed, epoch
         self.rank, self.world_size = rank, world_size
-        self.per_group = max(1, buffer_tokens // max(CHUNK, batch)) * max(CHUNK, batch)
+        self.chunk = min(chunk, buffer_tokens)
+        self.per_group = buffer_tokens // max(self.chunk, batch) * max(self.chunk, batch)
         self.parts = {name if layer is None else f"{name}/{layer}": store.part(name, layer) for name, layer in parts}
 
     @property
@@ -114,11 +119,11 @@ class Shuffled(IterableDataset[Drawn]):
     def _groups(self) -> Iterator[np.ndarray]:
         """The tokens [token] of each group, in stored order within a chunk."""
         n_tokens = len(self.store)
-        chunks = np.random.default_rng([self.seed, self.epoch]).permutation(-(-n_tokens // CHUNK))
-        per_group = self.per_group // CHUNK
+        chunks = np.random.default_rng([self.seed, self.epoch]).permutation(-(-n_tokens // self.chunk))
+        per_group = self.per_group // self.chunk
         for start in range(0, len(chunks), per_group):
-            first = np.sort(chunks[start : start + per_group]) * CHUNK
-            tokens = (first[:, None] + np.arange(CHUNK)).ravel()
+            first = np.sort(chunks[start : start + per_group]) * self.chunk
+            tokens = (first[:, None] + np.arange(self.chunk)).ravel()
             yield tokens[tokens < n_tokens]
 
 
