@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu --out FOLDER [--only sweeps harvest checks] [--tiny]`: the first GPU, or a trial on the CPU."""
+"""`python -m benchmarks.gpu --out FOLDER [--only checks harvest neurons sweeps] [--tiny]`: the first GPU, or a trial on the CPU."""
 
 import argparse
 from pathlib import Path
@@ -8,10 +8,11 @@ import torch
 from .checks import run_checks
 from .harvest import run_harvests
 from .machine import peak_flops
+from .neurons import run_neurons
 from .record import Record
 from .sweeps import run_sweeps
 
-PARTS = ("checks", "harvest", "sweeps")
+PARTS = ("checks", "harvest", "neurons", "sweeps")
 
 
 def measure(record: Record, device: torch.device, parts: list[str], *, tiny: bool) -> None:
@@ -20,9 +21,12 @@ def measure(record: Record, device: torch.device, parts: list[str], *, tiny: boo
         run_checks(record, device, tiny=tiny)
     if "harvest" in parts:
         run_harvests(record, device, tiny=tiny)
-    if "sweeps" in parts:
+    if {"neurons", "sweeps"} & set(parts):
         peak = peak_flops(device, size=256 if tiny else 8192)
         record.add("Peak", "product of two square bfloat16 matrices", size=256 if tiny else 8192, tflop_s=peak / 1e12)
+    if "neurons" in parts:
+        run_neurons(record, device, tiny=tiny, peak=peak)
+    if "sweeps" in parts:
         run_sweeps(record, device, tiny=tiny, peak=peak)
 
 

@@ -82,3 +82,14 @@ def hash_rate(threads: int, *, n_bytes: int = 256 << 20) -> float:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda _: (hashlib.sha256(content).digest(), blake3(content).digest()), range(threads)))
     return threads * n_bytes / (time.perf_counter() - start)
+
+
+def start_memory(device: torch.device) -> None:
+    """From here on the largest memory counts."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def memory(device: torch.device) -> float:
+    """The largest memory of the device since `start_memory`, weights included, in GB."""
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else float("nan")

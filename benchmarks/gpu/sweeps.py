@@ -19,7 +19,7 @@ from conceptlab.model.sweep import plan_sweep, sweep
 from conceptlab.model.sweep.plan import Cost
 from conceptlab.results import Circuit, Edit
 
-from .machine import seconds_of
+from .machine import memory, seconds_of, start_memory
 from .record import Record
 from .shapes import SHAPES, Shape
 
@@ -148,14 +148,3 @@ def _edges(bench: Bench, bare: float) -> None:
             bench.section, f"{what}, {edges:,} edges", ms=1e3 * seconds, n=n, tflop=flops / 1e12,
             share_of_peak=flops / seconds / bench.peak, bare_forwards=seconds / bare, peak_GB=memory(bench.device),
         )  # fmt: skip
-
-
-def start_memory(device: torch.device) -> None:
-    """From here on the largest memory counts."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def memory(device: torch.device) -> float:
-    """The largest memory of the device since `start_memory`, weights included, in GB."""
-    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else float("nan")

@@ -19,8 +19,10 @@ def test_the_small_form_measures_every_part(tmp_path) -> None:
     sweeps = [row for row in record.rows if "plain_tflop" in row]
     assert len(shares) == 2 and all(share > 0 for share in shares)
     assert len(sweeps) == 6 and all(row["tflop"] < row["plain_tflop"] and math.isfinite(row["ms"]) for row in sweeps)
+    maps = [row for row in record.rows if row["section"].startswith("Neurons")]
+    assert len(maps) == 2 and all(row["s"] > 0 and row["tflop"] == 2 * 128 * 200 * 32 / 1e12 for row in maps)
     assert all(row["met"] for row in record.rows if row["what"].endswith("float32"))
-    assert (tmp_path / "gpu.md").read_text().count("\n## ") == 6
+    assert (tmp_path / "gpu.md").read_text().count("\n## ") == 7
 
 
 def test_what_fails_is_a_row_and_the_rest_goes_on(tmp_path) -> None:
