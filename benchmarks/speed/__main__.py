@@ -8,7 +8,9 @@ import argparse  # noqa: E402
 import datetime  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterable  # noqa: E402
+import traceback  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
+from functools import partial  # noqa: E402
 from importlib.metadata import version  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -35,7 +37,8 @@ HEAD = """# Benchmarks
 
 Each ratio is the median over interleaved pairs: the bare Hugging Face forward of the same batch runs right before and right after
 ours. `CPU` is the main thread's CPU time with `OMP_WAIT_POLICY=PASSIVE`, with a 95 % bootstrap interval of the median; `wall` is
-the same ratio by the clock on the wall, which other processes disturb more. 'not resolved': the interval holds the target.
+the same ratio by the clock on the wall, which other processes disturb more. 'at the median' and 'not resolved': the interval
+holds the target, and the median is within it or not.
 Made by `make bench` in {minutes:.0f} minutes.
 """
 OURS = {
@@ -89,16 +92,19 @@ def parts(*, peers: bool) -> dict[str, Callable[[], Iterable[Row]]]:
     return found | ({"peers": lambda: peer_rows({}), "patching peers": patching_peer_rows} if peers else {})
 
 
-def all_rows(say: Callable[[str], None], *, only: list[str], peers: bool) -> list[Row]:
-    """Everything, or the parts of these names, part by part."""
+def measured(say: Callable[[str], None], *, only: list[str], peers: bool) -> Iterator[list[Row]]:
+    """All rows so far after each part, or each of these names; a part that fails is said, and the next goes on."""
     rows: list[Row] = []
     for name, part in parts(peers=peers).items():
         if only and name not in only:
             continue
         start = time.perf_counter()
-        rows += peer_rows(our_cells(rows)) if name == "peers" else part()
-        say(f"{name}: {time.perf_counter() - start:.0f} s")
-    return rows
+        try:
+            rows += peer_rows(our_cells(rows)) if name == "peers" else part()
+            say(f"{name}: {time.perf_counter() - start:.0f} s")
+        except Exception:  # noqa: BLE001 - an hour of measurements must not be lost with one of them
+            say(f"{name} failed:\n{traceback.format_exc()}")
+        yield rows
 
 
 def our_cells(rows: list[Row]) -> dict[str, str]:
@@ -137,12 +143,15 @@ def main() -> None:
     unknown = set(chosen.only) - set(parts(peers=True))
     if unknown:
         options.error(f"no part is called {', '.join(unknown)}; the parts are {', '.join(parts(peers=True))}")
-    rows = all_rows(lambda text: print(text, file=sys.stderr, flush=True), only=chosen.only, peers=not chosen.no_peers)
-    print(plain(rows))
     when = f"{datetime.date.today().isoformat()}, load {load:.1f} at the start"
-    old = chosen.out.read_text(encoding="utf-8") if chosen.only and chosen.out.exists() else ""
-    text = merged(old, rows, when) if old else head(start, load) + markdown(rows)
-    chosen.out.write_text(text, encoding="utf-8")
+    old = chosen.out.read_text(encoding="utf-8") if chosen.out.exists() else ""
+    rows: list[Row] = []
+    for rows in measured(partial(print, file=sys.stderr, flush=True), only=chosen.only, peers=not chosen.no_peers):
+        if old:
+            chosen.out.write_text(merged(old, rows, when), encoding="utf-8")
+    print(plain(rows))
+    if not (old and chosen.only):
+        chosen.out.write_text(head(start, load) + markdown(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from benchmarks.speed.harvests import planned, subject
+from conceptlab.runs.job import work
 model = subject(False)
 harvest = planned(model, Path({folder!r}), {tokens}, shard=2048)
 for report in work(harvest.worker):

@@ -18,14 +18,15 @@ class Row:
     wall: str = ""
     note: str = ""
     peers: dict[str, str] = field(default_factory=dict)
+    high: float | None = None
 
     @property
     def verdict(self) -> str:
-        """Whether the bound is met; 'not resolved' where the interval holds the bound."""
+        """Whether the bound is met; where the interval holds the bound, on which side of it the median is."""
         if self.target is None or self.number is None:
             return ""
         if self.number <= self.target:
-            return "yes"
+            return "yes" if self.high is None or self.high <= self.target else "at the median"
         return "not resolved" if self.low is not None and self.low <= self.target else "no"
 
 
@@ -33,7 +34,8 @@ def timed(group: str, what: str, timing: Timing, *, target: float | None = None,
     """A row of a measured ratio (or of milliseconds)."""
     value = f"{timing.value:.3g}{unit}" + (f" [{timing.low:.3g}, {timing.high:.3g}]" if timing.n > 1 else "")
     pairs = f"{timing.n} pair{'s' * (timing.n > 1)}" + (f"; {note}" if note else "")
-    return Row(group, what, value, timing.value, timing.low, target, f"{timing.wall:.3g}{unit}", pairs)
+    return Row(group, what, value, timing.value, timing.low, target, f"{timing.wall:.3g}{unit}", pairs,
+               high=timing.high if timing.n > 1 else None)  # fmt: skip
 
 
 def markdown(rows: list[Row]) -> str:

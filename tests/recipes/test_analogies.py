@@ -10,6 +10,7 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.analogies import on_worlds, reproduce
 from conceptlab.worlds.analogy import analogy
 from conceptlab.worlds.story_roles import story_roles
+from tests.recipes.findings import quick_form
 
 
 def written(world, path):
@@ -21,7 +22,7 @@ def written(world, path):
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=5))
+    done = quick_form(reproduce, seed=5)
     assert done.holds and all(f.holds for f in done.findings) and len(done.findings) == 5 and not done.notes
     found = {f.name: f for f in done.findings}
     repaired = found["failing analogies repaired by the relation's state"]

@@ -10,10 +10,11 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.attention_heads_survey import OWN_MOST, on_worlds, reproduce
 from conceptlab.worlds.head_roles import head_roles, names_of
 from conceptlab.worlds.induction import induction
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=7))
+    done = quick_form(reproduce, seed=7)
     assert done.holds and all(f.holds for f in done.findings) and len(done.findings) == 4
     listed, confirmed, random, own = done.findings
     assert listed.value >= 0.95 and listed.control <= 0.3

@@ -11,10 +11,11 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.bag_of_heuristics import NAMES, measured, on_world, reproduce
 from conceptlab.worlds.heuristic_neurons import WORDS, heuristic_neurons
 from conceptlab.worlds.word_tokenizer import SPECIALS, word_tokenizer
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=7))
+    done = quick_form(reproduce, seed=7)
     assert done.holds and all(f.holds for f in done.findings) and not done.notes
     found = {f.name: f for f in done.findings}
     assert found["planted neurons named as planted"].value >= 0.95

@@ -10,12 +10,12 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.circuit_reuse import ALONE, APART, CONTAINED, JACCARD, LIFT, OTHERS, SHIFT, on_world, reproduce
 from conceptlab.worlds.shared_subcircuit import CIRCUITS, shared_subcircuit
-from tests.recipes.findings import by_name
+from tests.recipes.findings import by_name, quick_form
 
 
 @pytest.mark.parametrize("seed", [5, 6])
 def test_the_quick_form_holds_beside_its_controls(seed):
-    done = reproduce(Setup(quick=True, seed=seed))
+    done = quick_form(reproduce, seed=seed)
     assert done.holds and not done.notes
     found = by_name(done)
     assert found[JACCARD].value == pytest.approx(4 / 6) and found[JACCARD].control < 0.2

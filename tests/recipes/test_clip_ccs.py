@@ -12,11 +12,12 @@ from conceptlab.recipes.clip_ccs import BESIDE, BIAS, CCS, DOES, HIGH, LOW, SPEA
 from conceptlab.worlds import shape_pictures as shapes
 from conceptlab.worlds.scene_heads import scene_heads
 from conceptlab.worlds.trained_dual_encoder import trained_dual_encoder
+from tests.recipes.findings import quick_form
 
 
 @pytest.mark.parametrize("seed", [91, 92])
 def test_the_quick_form_holds_beside_its_controls(seed):
-    done = reproduce(Setup(quick=True, seed=seed))
+    done = quick_form(reproduce, seed=seed)
     assert done.holds and len(done.findings) == 5 and not done.notes
     found = {f.name: f for f in done.findings}
     assert found[CCS].value == 1 and found[HIGH].value >= 0.3 and found[HIGH].control <= 0.05

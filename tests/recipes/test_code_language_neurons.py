@@ -10,10 +10,11 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.code_language_neurons import on_world, reproduce
 from conceptlab.worlds.pivot_languages import ALONE, pivot_languages
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True))
+    done = quick_form(reproduce)
     found = {f.name: f for f in done.findings}
     assert done.holds and done.provenance.causal == "ablation"
     f1 = found["F1 of the neurons exclusive to a language"]

@@ -14,6 +14,7 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.coding_spot import QUICK, reproduce
 from conceptlab.results.weights import Weights
 from conceptlab.worlds.code_and_prose import code_and_prose, texts, tokenizer
+from tests.recipes.findings import quick_form
 
 SEED = 11
 
@@ -29,7 +30,7 @@ def model(cache):
 
 
 def test_the_quick_form_holds_beside_its_controls(model, cache):
-    done = reproduce(Setup(quick=True, seed=SEED, cache=cache))
+    done = quick_form(reproduce, seed=SEED, cache=cache)
     assert done.holds and all(f.holds for f in done.findings) and len(done.findings) == 5
     assert done.findings[0].value > 0.9 > 0.4 > done.findings[0].control
 

@@ -9,6 +9,7 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.competition_of_mechanisms import on_world, reproduce
 from conceptlab.worlds.fact_and_copy import fact_and_copy
+from tests.recipes.findings import quick_form
 
 
 def rows(world, n=48):
@@ -27,7 +28,7 @@ def model(world):
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=5))
+    done = quick_form(reproduce, seed=5)
     assert done.holds and all(f.holds for f in done.findings) and len(done.findings) == 4 and not done.notes
     found = {f.name: f for f in done.findings}
     assert found["contributions miss the logit difference by at most"].value <= 1e-4

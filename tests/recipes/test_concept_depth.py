@@ -12,12 +12,12 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.concept_depth import _beside, on_world, planted_concepts, reproduce
 from conceptlab.worlds.concept_at_layer import concept_at_layer
 from conceptlab.worlds.planted import labelled_csv
-from tests.recipes.findings import by_name
+from tests.recipes.findings import by_name, quick_form
 
 
 @pytest.fixture(scope="module")
 def quick():
-    return reproduce(Setup(quick=True, seed=5))
+    return quick_form(reproduce, seed=5)
 
 
 def test_the_quick_form_holds_beside_its_controls(quick):

@@ -10,11 +10,11 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.contextual_decomposition import on_worlds, reproduce
 from conceptlab.worlds.ioi import ioi
-from tests.recipes.findings import by_name
+from tests.recipes.findings import by_name, quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True))
+    done = quick_form(reproduce)
     found = by_name(done)
     assert done.holds and all(f.holds for f in done.findings if not f.name.startswith("blind spot"))
     assert found["relevant + irrelevant miss the stream, of its size"].value < 1e-5

@@ -9,6 +9,7 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.cot_mechanism import on_world, reproduce
 from conceptlab.worlds.ontology import ontology
+from tests.recipes.findings import quick_form
 
 
 def rows(world):
@@ -30,7 +31,7 @@ def model(world):
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=5))
+    done = quick_form(reproduce, seed=5)
     assert done.holds and all(f.holds for f in done.findings) and len(done.findings) == 6 and not done.notes
     found = {f.name: f for f in done.findings}
     assert found["layers between the rift and where the answer overtakes the prior"].value <= 1

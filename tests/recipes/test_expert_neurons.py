@@ -10,10 +10,11 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.expert_neurons import on_world, reproduce
 from conceptlab.worlds.concept_tree import CONCEPTS, concept_tree
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True))
+    done = quick_form(reproduce)
     found = {f.name: f for f in done.findings}
     assert found["F1 of the experts of all concepts"].value >= 0.9
     alike = found["alignment of expert overlap with given similarities"]

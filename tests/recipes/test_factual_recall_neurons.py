@@ -19,10 +19,11 @@ from conceptlab.recipes.factual_recall_neurons import (
     said_first,
 )
 from conceptlab.worlds.stored_hops import stored_hops
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True))
+    done = quick_form(reproduce)
     found = {f.name: f for f in done.findings}
     assert done.holds
     assert found["precision of the five best neurons, first hop"].value >= 0.9

@@ -10,6 +10,7 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.gated_neurons_io import by_chance, measured, on_world, reproduce
 from conceptlab.worlds.gated_classes import gated_classes
 from conceptlab.worlds.trained_facts import fact_queries, facts_tokenizer, people, trained_facts
+from tests.recipes.findings import quick_form
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def facts(tmp_path_factory):
 
 
 def test_the_quick_form_says_what_it_found_beside_its_controls(tmp_path):
-    done = reproduce(Setup(quick=True, seed=2, cache=tmp_path))
+    done = quick_form(reproduce, seed=2, cache=tmp_path)
     found = {f.name: f for f in done.findings}
     assert done.holds and done.provenance.causal == "ablation"
     lost = next(f for name, f in found.items() if name.endswith("enrich most"))

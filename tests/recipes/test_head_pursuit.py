@@ -9,10 +9,11 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.head_pursuit import AREA, AWAY, MORE, OTHER, on_world, reproduce
 from conceptlab.worlds.speaking_heads import answers_of, speaking_heads
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=51))
+    done = quick_form(reproduce, seed=51)
     assert done.holds and len(done.findings) == 6 and not done.notes
     found = {f.name: f for f in done.findings}
     assert found[AWAY].value >= 0.8 and found[AWAY].control <= 0.05

@@ -15,6 +15,7 @@ from conceptlab.recipes.hidden_cot_lens import FED_BACK, STEPS_READ, on_worlds, 
 from conceptlab.train import Schedule
 from conceptlab.worlds.filler_chain import FillerTask
 from conceptlab.worlds.hidden_steps import hidden_steps
+from tests.recipes.findings import quick_form
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def records(world, n=48):
 
 @pytest.mark.parametrize("seed", [5, 6, 7])
 def test_the_quick_form_holds_beside_its_controls(seed):
-    done = reproduce(Setup(quick=True, seed=seed))
+    done = quick_form(reproduce, seed=seed)
     found = {f.name: f for f in done.findings}
     assert done.holds and len(found) == 7 and done.provenance.n == 64
     assert found[STEPS_READ].value == 1.0 and found[STEPS_READ].control < 0.4 and 0.85 < found[STEPS_READ].low < 1.0

@@ -16,7 +16,7 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.llms_dont_know import _beside, measured, on_trained, reproduce
 from conceptlab.results import Edit, Site
 from conceptlab.worlds.trained_facts import fact_queries, facts_tokenizer, people, trained_facts
-from tests.recipes.findings import by_name
+from tests.recipes.findings import by_name, quick_form
 
 SEED = 101
 
@@ -33,7 +33,7 @@ def model(cache):
 
 @pytest.fixture(scope="module")
 def quick(cache, model):
-    return reproduce(Setup(quick=True, seed=SEED, cache=cache))
+    return quick_form(reproduce, seed=SEED, cache=cache)
 
 
 def test_the_quick_form_holds_beside_its_controls(quick):

@@ -10,10 +10,11 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.lm_head_neurons import _best, _map, _said, on_world, reproduce
 from conceptlab.worlds.default import default_concepts, default_model_path
 from conceptlab.worlds.planted_neurons import planted_neurons
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls(tmp_path):
-    done = reproduce(Setup(quick=True, cache=tmp_path))
+    done = quick_form(reproduce, cache=tmp_path)
     found = {f.name: f for f in done.findings}
     assert done.holds and len(found) == 9
     rise = next(f for name, f in found.items() if name.startswith("rise"))

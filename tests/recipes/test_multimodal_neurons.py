@@ -11,6 +11,7 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.multimodal_neurons import on_world, reproduce
 from conceptlab.worlds.shape_captions import shape_captions
+from tests.recipes.findings import quick_form
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def nouns_of(world):
 
 @pytest.mark.parametrize("seed", [12, 13])
 def test_the_quick_form_holds_and_its_null_twin_does_not(seed):
-    done = on_world(shape_captions(n_pictures=16, seed=seed), Setup(quick=True, seed=seed))
+    done = quick_form(reproduce, seed=seed)
     assert done.holds and len(done.findings) == 5 and all(f.holds for f in done.findings)
     twin = on_world(shape_captions(n_pictures=16, seed=seed, null=True), Setup(quick=True, seed=seed))
     assert [f.holds for f in twin.findings[:2]] == [False, False] and twin.findings[-1].value <= 0.1

@@ -12,10 +12,11 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.promote_suppress import default_questions, measured, on_world, reproduce
 from conceptlab.worlds.one_to_many import ANSWERS, WORDS, one_to_many
 from conceptlab.worlds.word_tokenizer import SPECIALS
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True))
+    done = quick_form(reproduce)
     assert done.holds and all(f.holds for f in done.findings) and not done.notes
     found = {f.name: f for f in done.findings}
     again = found["says an answer again, without attention to the answers so far"]

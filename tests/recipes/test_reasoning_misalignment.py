@@ -24,6 +24,7 @@ from conceptlab.worlds.refusals import (
     tokenizer,
     tuned,
 )
+from tests.recipes.findings import quick_form
 
 
 def test_the_shift_has_its_published_values():
@@ -102,7 +103,7 @@ def test_requests_are_what_they_say():
 
 
 def test_the_quick_form_reports_every_number_with_its_control(tmp_path):
-    done = reproduce(Setup(quick=True, seed=1, cache=tmp_path))
+    done = quick_form(reproduce, seed=1, cache=tmp_path)
     assert len(done.findings) == 4 and all(f.control is not None for f in done.findings)
     apart = next(f for f in done.findings if f.name.startswith("the same where"))
     assert apart.value == 0.0 and apart.holds  # gates that the tuning leaves as they are

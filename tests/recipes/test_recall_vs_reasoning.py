@@ -13,7 +13,7 @@ from conceptlab.recipes.recall_vs_reasoning import TASKS, on_world, reproduce
 from conceptlab.train import Schedule
 from conceptlab.worlds.recall_and_hops import REASONING, RECALL, recall_and_hops
 from conceptlab.worlds.trained_recall import trained_recall
-from tests.recipes.findings import by_name
+from tests.recipes.findings import by_name, quick_form
 
 COLUMNS = ("clean", "corrupted", "answer", "distractor")
 
@@ -48,7 +48,7 @@ def write(folder, world, n=120, names=TASKS, **changed):
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=5))
+    done = quick_form(reproduce, seed=5)
     found, chosen = by_name(done), done.provenance.settings
     assert done.holds and not done.notes and len(found) == 10
     assert set(chosen["recall"]) == {*RECALL["heads"], *RECALL["neurons"]}

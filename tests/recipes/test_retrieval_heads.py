@@ -10,10 +10,11 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.retrieval_heads import KNOWN, MASKED, TWIN, on_world, reproduce
 from conceptlab.worlds.haystack import haystack, needles_of
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=31))
+    done = quick_form(reproduce, seed=31)
     assert done.holds and len(done.findings) == 6 and not done.notes
     found = {f.name: f for f in done.findings}
     assert found[MASKED].value >= 0.5 and found[MASKED].control <= 0.05

@@ -19,7 +19,7 @@ from conceptlab.model.shared_prefix import continue_all
 from conceptlab.recipes import Setup
 from conceptlab.recipes.reverse_dictionary_probe import on_trained, reproduce
 from conceptlab.worlds.trained_dictionary import WIDTHS, dictionary_tokenizer, entries, trained_dictionary
-from tests.recipes.findings import by_name
+from tests.recipes.findings import by_name, quick_form
 
 SEED = 100
 TOY = {"n_demos": 2, "n_draws": 1, "arrow": "=>", "newline": " ; "}
@@ -36,7 +36,7 @@ def model(cache):
 
 
 def test_the_quick_form_holds_beside_its_controls(cache, model):
-    done = reproduce(Setup(quick=True, seed=SEED, cache=cache))
+    done = quick_form(reproduce, seed=SEED, cache=cache)
     found = by_name(done)
     assert done.holds and len(found) == 8 and ["none are shipped" in n for n in done.notes] == [True]
     assert found["words named from descriptions"].value >= 0.9 > 0.1 > found["words named from descriptions"].control

@@ -8,10 +8,11 @@ from conceptlab.recipes import Setup
 from conceptlab.recipes.successor_heads import on_world, reproduce
 from conceptlab.worlds.induction import induction
 from conceptlab.worlds.successor import successor
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=5))
+    done = quick_form(reproduce, seed=5)
     assert done.holds and len(done.findings) == 6 and not done.notes
     assert done.provenance.settings["head"] == "L1.H0"
     found = {f.name: f for f in done.findings}

@@ -9,10 +9,11 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.thinking_sparks import LOST, OLD, SAME, on_world, reproduce
 from conceptlab.worlds.post_trained import pairs_of, post_trained
+from tests.recipes.findings import quick_form
 
 
 def test_the_quick_form_holds_beside_its_controls():
-    done = reproduce(Setup(quick=True, seed=71))
+    done = quick_form(reproduce, seed=71)
     assert done.holds and len(done.findings) == 6 and not done.notes
     found = {f.name: f for f in done.findings}
     assert found[LOST].value >= 0.3 and found[LOST].control <= 0.05

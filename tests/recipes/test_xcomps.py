@@ -17,7 +17,7 @@ from conceptlab.model import load_model
 from conceptlab.recipes import Setup
 from conceptlab.recipes.xcomps import _beside, on_trained, reproduce
 from conceptlab.worlds.trained_bilingual import ASKED, LABELS, bilingual_pairs, bilingual_tokenizer, trained_bilingual
-from tests.recipes.findings import by_name
+from tests.recipes.findings import by_name, quick_form
 
 SEED = 100
 
@@ -34,7 +34,7 @@ def model(cache):
 
 @pytest.fixture(scope="module")
 def quick(cache, model):
-    return reproduce(Setup(quick=True, seed=SEED, cache=cache))
+    return quick_form(reproduce, seed=SEED, cache=cache)
 
 
 def test_the_quick_form_holds_beside_its_controls(quick):

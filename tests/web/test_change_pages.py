@@ -368,7 +368,7 @@ def test_hostile_labels_and_tokens_of_a_unit_are_shown_as_text(browser, hostile)
 def test_hostile_prompts_are_steered_and_patched_as_text(browser, hostile) -> None:
     served, texts = hostile
     with opened(browser, served.url) as page:
-        for text in [t.encode("utf-8", "replace").decode() for t in texts if t.strip()][:200:8]:
+        for text in [t.encode("utf-8", "replace").decode() for t in texts if t.strip()][:200:16]:
             head = {"kind": "head", "layer": 1, "head": 0, "strength": 5, "tokens": 6, "temperature": 2}
             page.go(f"/steer?{urlencode({**head, 'prompt': text, 'run': 1})}")
             page.wait_for_selector(f"{DONE}, .said-error")

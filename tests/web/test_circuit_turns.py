@@ -127,11 +127,10 @@ def test_a_circuit_is_cancelled_in_the_middle_and_leaves_no_hook(jobs: Jobs, mod
 
 def test_the_method_in_pieces_gives_what_it_gives_whole() -> None:
     prompts, model, metric = world("induction").prompts, model_of("induction"), metric_of("induction", "key")
-    whole = explain_behaviour(model, prompts["clean"], prompts["key"], metric, n_exact=12)
+    few = {"n_exact": 6, "n_check": circuit.FEW_CHECKS, "n_resamples": circuit.FEW_RESAMPLES}
+    whole = explain_behaviour(model, prompts["clean"], prompts["key"], metric, **few)
     bar = Counting()
-    pieces = explain_behaviour(
-        model, prompts["clean"], prompts["key"], metric, n_exact=12, tokens_at_once=30, progress=bar
-    )
+    pieces = explain_behaviour(model, prompts["clean"], prompts["key"], metric, tokens_at_once=30, progress=bar, **few)
     assert pieces.circuit.edge_names() == whole.circuit.edge_names()
     for name in ("weights", "low", "high", "control", "p", "q", "exact"):
         np.testing.assert_allclose(getattr(pieces.circuit, name), getattr(whole.circuit, name), atol=1e-4)
