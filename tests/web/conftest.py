@@ -35,7 +35,7 @@ def atlas_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             few = few_of(full)
             model = load_model(str(default_model_path()))
             model.name = "embedded"
-            map_concepts(model, few, out=folder, quick=True)
+            map_concepts(model, few, out=folder, quick=True, permutations=60)
     return folder
 
 
