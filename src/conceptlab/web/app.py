@@ -22,8 +22,10 @@ ASSETS = Path(conceptlab.pages.__file__).parent
 def create_app(desk: Any) -> Starlette:
     """The viewer over what `desk` holds; `serving.guarded` puts the guard and the limits around it."""
     from conceptlab.web.addresses import PAGES
+    from conceptlab.web.pages.papers import all_rows
 
     begin_bundle()
+    all_rows()  # here and not by the first request: Python 3.11 may fail where two threads parse source at once
     routes = [
         Route("/favicon.ico", lambda _: RedirectResponse("/assets/icon.svg")),
         Route("/assets/{name}", asset_response),
