@@ -1,8 +1,10 @@
 """How often detectors of heads and neurons name anything where there is nothing: 100 null models each, and shuffled labels.
 
 `make calibration` runs it last and puts its section into docs/calibration.md, in front of the causal methods. Heads: null twins of
-the world of roles (random heads, no planted one). Neurons: null twins of the planted neurons for what is read from weights;
-shuffled labels and shuffled marks for what is compared between texts. Every ranking comes from the functions that a user calls.
+the world of roles (random heads, no planted one), but the world itself for what only a model that does something can be asked:
+heads beside the one that inhibits, needles with their tokens shuffled. Neurons: null twins of the planted neurons for what is
+read from weights; shuffled labels and shuffled marks for what is compared between texts. Every ranking comes from the functions
+that a user calls.
 """
 
 import argparse
@@ -29,14 +31,13 @@ from conceptlab.find.neurons.contrast_neurons import contrast_neurons
 from conceptlab.find.neurons.find_neurons import find_neurons
 from conceptlab.model import Batch, Model, load_model
 from conceptlab.results import Provenance, Units
-from conceptlab.worlds.head_roles import head_roles, names_of
+from conceptlab.worlds.head_roles import USED, head_roles, names_of
 from conceptlab.worlds.planted_neurons import planted_neurons
 
 OUT = Path(__file__).parents[1] / "docs" / "calibration.md"
 TITLE = "## Detectors of heads and neurons"
 FIRST, N, LEVEL = 4000, 100, 0.05
 RARE = ("s-inhibition", "retrieval")  # what they look at a random model hardly ever does: they are asked otherwise
-INHIBITS = (1, 1)  # the layer and head of the world of roles that does
 TEXT = """{n} models or shuffles for every detector, seeds {first} on. A ranking is wrong when any unit of it has q ≤ 0.05: that
 is to happen in 5 % of rankings at most, and the share of named units among all units is far below. Heads are asked of models
 in which every head is random and small; S-inhibition of models in which one head inhibits (what is named beside it counts);
@@ -58,8 +59,10 @@ def of_movers(seeds: range) -> Rankings:
     for seed in seeds:
         survey = _survey(seed)
         table = find_heads(survey.model, ["s-inhibition"], survey=survey).units["s-inhibition"].table
-        inhibits = (table["layer"] == INHIBITS[0]) & (table["index"] == INHIBITS[1])
-        yield {"s-inhibition": table.isel(unit=np.flatnonzero(~inhibits.values))}
+        names = [f"L{layer}.H{head}" for layer, head in zip(table["layer"].values, table["index"].values, strict=True)]
+        beside = [at for at, name in enumerate(names) if "s-inhibition" not in USED.get(name, ())]
+        assert len(beside) == len(names) - 1
+        yield {"s-inhibition": table.isel(unit=beside)}
 
 
 def of_needles(seeds: range) -> Rankings:

@@ -23,6 +23,7 @@ from .models import SIZES, make_subject  # noqa: E402
 from .neurons import gradient_rows, neuron_rows  # noqa: E402
 from .peers import patching_peer_rows, peer_rows  # noqa: E402
 from .probes import probe_rows  # noqa: E402
+from .quick_forms import quick_form_rows  # noqa: E402
 from .retrieval import retrieval_rows  # noqa: E402
 from .starting import loading_rows, starting_rows  # noqa: E402
 from .sweep_growth import growth_rows  # noqa: E402
@@ -61,6 +62,7 @@ def quick_rows() -> list[Row]:
     rows += retrieval_rows(subject, n_prompt=16, new_tokens=4, n=2, limit=1.0)
     rows += [*neuron_rows(tiny=True, limit=1.0), *gradient_rows(tiny=True, n_pos=8, limit=1.0)]
     rows += harvest_rows(tiny=True)
+    rows += quick_form_rows(["code-language-neurons"])
     return rows + starting_rows(runs=1)
 
 
@@ -87,13 +89,14 @@ def parts(*, peers: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "neurons": neuron_rows,
         "neuron gradients": gradient_rows,
         "harvest": harvest_rows,
+        "quick forms": quick_form_rows,
         "viewer": viewer_rows,
     }
     return found | ({"peers": lambda: peer_rows({}), "patching peers": patching_peer_rows} if peers else {})
 
 
-def measured(say: Callable[[str], None], *, only: list[str], peers: bool) -> Iterator[list[Row]]:
-    """All rows so far after each part, or each of these names; a part that fails is said, and the next goes on."""
+def measured(say: Callable[[str], None], failed: list[str], *, only: list[str], peers: bool) -> Iterator[list[Row]]:
+    """All rows so far after each part (or those of these names); one that fails is said and put into `failed`."""
     rows: list[Row] = []
     for name, part in parts(peers=peers).items():
         if only and name not in only:
@@ -103,6 +106,7 @@ def measured(say: Callable[[str], None], *, only: list[str], peers: bool) -> Ite
             rows += peer_rows(our_cells(rows)) if name == "peers" else part()
             say(f"{name}: {time.perf_counter() - start:.0f} s")
         except Exception:  # noqa: BLE001 - an hour of measurements must not be lost with one of them
+            failed.append(name)
             say(f"{name} failed:\n{traceback.format_exc()}")
         yield rows
 
@@ -146,10 +150,14 @@ def main() -> None:
     when = f"{datetime.date.today().isoformat()}, load {load:.1f} at the start"
     old = chosen.out.read_text(encoding="utf-8") if chosen.out.exists() else ""
     rows: list[Row] = []
-    for rows in measured(partial(print, file=sys.stderr, flush=True), only=chosen.only, peers=not chosen.no_peers):
+    failed: list[str] = []
+    say = partial(print, file=sys.stderr, flush=True)
+    for rows in measured(say, failed, only=chosen.only, peers=not chosen.no_peers):
         if old:
             chosen.out.write_text(merged(old, rows, when), encoding="utf-8")
     print(plain(rows))
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}; the other sections are written, those are as they were")
     if not (old and chosen.only):
         chosen.out.write_text(head(start, load) + markdown(rows), encoding="utf-8")
 
