@@ -25,7 +25,7 @@ def create_app(desk: Any) -> Starlette:
     from conceptlab.web.pages.papers import all_rows
 
     begin_bundle()
-    all_rows()  # here and not by the first request: Python 3.11 may fail where two threads parse source at once
+    all_rows()  # here, so that the first request finds the catalogue read
     routes = [
         Route("/favicon.ico", lambda _: RedirectResponse("/assets/icon.svg")),
         Route("/assets/{name}", asset_response),
