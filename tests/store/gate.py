@@ -11,6 +11,8 @@ from typing import Any
 from conceptlab.runs.job import Job
 from conceptlab.store.harvesting import make_harvester
 
+PATIENCE = 240  # seconds: on a busy machine three workers may take a minute until each has imported torch
+
 
 def gated(made: Job, gate: "Gate") -> Job:
     """The job with workers that wait at the gate before each shard."""
@@ -38,7 +40,7 @@ class Gate:
 
     def wait(self, shard: int) -> None:
         (self.folder / f"{shard}.{os.getpid()}.{_node()}").touch()
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not (self.folder / "open").exists() and time.monotonic() < end:
             time.sleep(0.02)
 
@@ -47,7 +49,7 @@ class Gate:
 
     def waiting(self, at_least: int) -> list[tuple[int, int, str]]:
         """Shard, process and Ray node of everybody who waits, once they are so many."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while len(names := [path.name for path in self.folder.iterdir()]) < at_least:
             assert time.monotonic() < end, f"only {names} came to the gate"
             time.sleep(0.02)

@@ -6,6 +6,7 @@ import json
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlencode
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -197,7 +198,11 @@ def test_the_map_is_saved(view, whole, tmp_path):
         caught.value.save_as(tmp_path / kind)
         assert (tmp_path / kind).read_bytes().startswith(start)
     rows = list(csv.DictReader((tmp_path / "csv").open()))
-    assert len(rows) == 90 and (tmp_path / "svg").read_text().count("<rect") == 90
+    drawn = ElementTree.fromstring((tmp_path / "svg").read_bytes())
+    kinds = {name: list(drawn.iter(f"{{http://www.w3.org/2000/svg}}{name}")) for name in ("rect", "text", "circle")}
+    cells = [rect for rect in kinds["rect"] if rect.get("fill", "").startswith("rgb")]
+    assert len(rows) == len(cells) == 90 and {c.name for c in whole.concepts} <= {text.text for text in kinds["text"]}
+    assert len(kinds["circle"]) == 2 * sum(c.found for c in whole.concepts)  # filled, and a rim: where it is best read
     shown = [float(r["score"]) for r in rows if r["concept"] == "plural"]
     np.testing.assert_array_equal(shown, next(c for c in whole.concepts if c.name == "plural").depth["score"].values)
 

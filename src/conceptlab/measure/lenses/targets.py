@@ -25,13 +25,19 @@ def target_ids(model: Model, targets: object, n_rows: int) -> Tensor:
 
 
 def token_texts(model: Model, ids: np.ndarray) -> np.ndarray:
-    """The text of each token id; its raw form where it decodes to nothing, the id itself where there is no tokenizer."""
+    """The texts of token ids as results keep them: numpy's strings, a NUL written ␀, since they lose one at their end."""
+    exact = exact_token_texts(model, ids)
+    return np.array([text.replace("\0", "␀") for text in exact.ravel()], dtype=str).reshape(ids.shape)
+
+
+def exact_token_texts(model: Model, ids: np.ndarray) -> np.ndarray:
+    """The texts of token ids, exactly, as Python's strings."""
     told = {int(i): token_text(model, int(i)) for i in np.unique(ids)}
-    return np.array([told[int(i)] for i in ids.ravel()], dtype=str).reshape(ids.shape)
+    return np.array([told[int(i)] for i in ids.ravel()], dtype=object).reshape(ids.shape)
 
 
 def token_text(model: Model, i: int) -> str:
-    """The text of one token id, exactly (an array of texts drops NULs at their ends)."""
+    """The text of one token id; its raw form where it decodes to nothing, the id itself where there is no tokenizer."""
     if model.tokenizer is None or i >= len(model.tokenizer):  # unembeddings are often padded beyond the tokenizer
         return str(i)
     return model.tokenizer.decode([i]) or str(model.tokenizer.convert_ids_to_tokens(i))

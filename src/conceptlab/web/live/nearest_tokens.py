@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from conceptlab.measure.lenses.targets import exact_token_texts
 from conceptlab.model.neuron_weights import end_gain
 from conceptlab.web.jobs import Said
 from conceptlab.web.live.fitting import check_fits
-from conceptlab.web.live.one_pass import loaded, texts_of
+from conceptlab.web.live.one_pass import loaded
 
 if TYPE_CHECKING:
     from conceptlab.results import Subspace
@@ -58,7 +59,7 @@ def nearest_tokens(live: Any, subspace: "Subspace", *, seed: int = 0) -> Generat
     values = np.stack([end.values.numpy() for end in ends])
     first, second = (float((1 + (best >= side[0]).sum()) / (1 + len(best))) for side in values)
     return NearestTokens(
-        texts_of(model, ids),
+        exact_token_texts(model, ids),
         values,
         float(best.mean()),
         float(np.quantile(best, 0.95)),

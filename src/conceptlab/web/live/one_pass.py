@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from conceptlab.errors import InputError
 from conceptlab.measure.lenses.targets import token_text
 from conceptlab.model.batch import Batch
@@ -105,12 +103,6 @@ def cut_tokens(text: str, batch: Batch, decoded: Sequence[str]) -> tuple[str, ..
         cut.append(text[max(start, reached) : end] if end > start else own)
         reached = max(reached, end)
     return tuple(cut)
-
-
-def texts_of(model: "Model", ids: np.ndarray) -> np.ndarray:
-    """The text of each token id, exactly: Python's strings, since numpy's own lose a NUL at their end."""
-    told = {int(i): token_text(model, int(i)) for i in np.unique(ids)}
-    return np.array([told[int(i)] for i in ids.ravel()], dtype=object).reshape(ids.shape)
 
 
 def shown_token(token: str, limit: int = 24) -> str:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from conceptlab.errors import InputError
 from conceptlab.evidence import q_values
+from conceptlab.measure.lenses.targets import exact_token_texts
 from conceptlab.measure.patching.activation_patching import activation_patching
 from conceptlab.measure.patching.pairs import make_pairs, random_like
 from conceptlab.model import Model
 from conceptlab.results import Edit, Site
 from conceptlab.runs.estimate import duration
 from conceptlab.web.jobs import Said, job_progress
-from conceptlab.web.live.one_pass import texts_of
 from conceptlab.web.live.pair_tasks import PairAsked, pair_metric
 
 Place = Literal["stream", "attention", "mlp", "heads"]
@@ -93,7 +93,7 @@ def patching_map(model: Model, asked: MapAsked) -> Steps:
 
 def _tokens(model: Model, base: tuple[int, ...], donor: tuple[int, ...]) -> list[dict[str, Any]]:
     """The first row's tokens, and those of the other prompt where they differ."""
-    texts = [texts_of(model, np.array(ids)).tolist() for ids in (base, donor)]
+    texts = [exact_token_texts(model, np.array(ids)).tolist() for ids in (base, donor)]
     return [{"text": a, "other": b if a != b else None} for a, b in zip(*texts, strict=True)]
 
 
@@ -164,5 +164,5 @@ def _share(change: Tensor, whole: Tensor, rounding: Tensor) -> list[list[float |
 def _top(model: Model, logits: Tensor) -> list[dict[str, Any]]:
     """The most likely next tokens."""
     probs, ids = logits.softmax(-1).topk(min(TOP, len(logits)))
-    texts = texts_of(model, ids.cpu().numpy()).tolist()
+    texts = exact_token_texts(model, ids.cpu().numpy()).tolist()
     return [{"id": i, "text": t, "prob": p} for i, t, p in zip(ids.tolist(), texts, probs.tolist(), strict=True)]

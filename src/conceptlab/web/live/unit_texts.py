@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from conceptlab.errors import InputError, ModelError
+from conceptlab.measure.lenses.targets import exact_token_texts
 from conceptlab.model import Model
 from conceptlab.web.jobs import Said
-from conceptlab.web.live.one_pass import texts_of
 from conceptlab.web.live.unit_weights import Unit, other_unit
 
 MOST_TEXTS = 1024
@@ -82,5 +82,5 @@ def _split(values: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
 
 def _example(model: Model, ids: Sequence[int], values: np.ndarray, row: Row) -> dict[str, Any]:
     _, label, concept = row
-    texts = texts_of(model, np.array(ids)).tolist()
+    texts = exact_token_texts(model, np.array(ids)).tolist()
     return {"tokens": texts, "values": values.tolist(), "max": float(values.max()), "label": label, "concept": concept}

@@ -19,13 +19,13 @@ from conceptlab.errors import InputError, SiteError
 from conceptlab.evidence.isotropic import largest_cosine_at, largest_cosine_p
 from conceptlab.find.neurons.survey import NeuronSurvey
 from conceptlab.find.neurons.vocabulary_neurons import pointers
+from conceptlab.measure.lenses.targets import exact_token_texts
 from conceptlab.model import Batch, Model
 from conceptlab.model.head_outputs import head_outputs
 from conceptlab.model.ov_circuit import TokenStreams, answer_logits, token_streams
 from conceptlab.model.vocabulary import learned_vocabulary
 from conceptlab.results import Edit, Site
 from conceptlab.web.jobs import Said
-from conceptlab.web.live.one_pass import texts_of
 
 TOP = 10
 MOST_TOKENS = 512
@@ -109,7 +109,7 @@ def _tokens(model: Model, survey: NeuronSurvey, pointing: Any, index: int) -> di
 
 
 def _listed(model: Model, ids: Tensor, logits: Tensor) -> list[dict[str, Any]]:
-    texts = texts_of(model, ids.cpu().numpy()).tolist()
+    texts = exact_token_texts(model, ids.cpu().numpy()).tolist()
     return [
         {"id": int(i), "text": t, "logit": float(v)}
         for i, t, v in zip(ids.tolist(), texts, logits.tolist(), strict=True)
@@ -184,6 +184,6 @@ def _top_pairs(model: Model, scores: Tensor, tokens: list[int], sign: float = 1.
     best = scores.max(1)
     rows = best.values.topk(min(TOP, len(best.values))).indices
     left, right = np.array(tokens)[rows.numpy()], np.array(tokens)[best.indices[rows].numpy()]
-    texts = [texts_of(model, side).tolist() for side in (left, right)]
+    texts = [exact_token_texts(model, side).tolist() for side in (left, right)]
     values = (sign * best.values[rows]).tolist()
     return [{"from": a, "to": b, "score": v} for a, b, v in zip(*texts, values, strict=True)]

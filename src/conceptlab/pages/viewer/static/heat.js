@@ -1,5 +1,5 @@
 // The map of concepts x layers: canvas, only what is in sight is drawn; sorted, searched, read by pointer and keyboard, saved.
-const { slice, widget, palette, ink, select, selection, onTheme, save, savePng, saveCsv, sized, number } = globalThis.conceptlab;
+const { slice, widget, palette, ink, select, selection, onTheme, savePicture, saveVectors, saveCsv, sized, number } = globalThis.conceptlab;
 const FONT = getComputedStyle(document.documentElement).getPropertyValue("--sans");
 const HEAD = 30;
 const GAP = 26;
@@ -284,51 +284,24 @@ widget("heat", async (root) => {
     }
     return found;
   }
-  function picture() {
-    const before = lay;
-    lay = layout(1200);
-    const most = 30000 / (window.devicePixelRatio || 1);
-    if (lay.height > most) lay.row = (most - HEAD - 4) / rows.length;
-    const whole = document.createElement("canvas");
-    const height = Math.min(lay.height, HEAD + rows.length * lay.row + 4);
-    paint(sized(whole, lay.width, height), 0, height);
-    lay = before;
-    return whole;
-  }
-  function svg() {
-    const before = lay;
-    lay = layout(1200);
-    const parts = [];
-    const [low, high] = range(lay.show);
-    const colours = palette("heat");
-    const safe = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-    const text = (x, y, words, more = "") => parts.push(`<text x="${x.toFixed(1)}" y="${y}" ${more}>${safe(words)}</text>`);
-    lay.groups.forEach((group, g) => {
-      about.layers.forEach((layer, l) => {
-        if (lay.cell >= 24 || l % Math.ceil(24 / lay.cell) === 0) text(left(g, l) + lay.cell / 2, HEAD - 7, layer, 'text-anchor="middle"');
-      });
-      if (lay.groups.length > 1) text(left(g, 0), 10, group === "score" ? "score" : "shuffled labels (control)");
-      rows.forEach((i, r) => {
-        const y = HEAD + r * lay.row;
-        for (let l = 0; l < depth; l += 1) {
-          const value = values[group](i, l);
-          if (!Number.isFinite(value)) continue;
-          const c = 3 * Math.round(255 * Math.min(1, Math.max(0, (value - low) / (high - low))));
-          const faint = about.concepts[i].found || group === "control" ? "" : ' opacity="0.42"';
-          parts.push(`<rect x="${left(g, l).toFixed(2)}" y="${y + 1}" width="${Math.max(lay.cell - 1, 0.7).toFixed(2)}" height="${lay.row - 2}" fill="rgb(${colours[c]},${colours[c + 1]},${colours[c + 2]})"${faint}/>`);
-        }
-      });
-    });
-    rows.forEach((i, r) => text(6, HEAD + r * lay.row + lay.row / 2 + 4, about.concepts[i].name));
-    const made = `<svg xmlns="http://www.w3.org/2000/svg" width="${lay.width}" height="${lay.height}" font-family="sans-serif" font-size="11" fill="${ink("--ink")}">${parts.join("")}</svg>`;
-    lay = before;
-    return made;
+  // Every row of it, as it is saved, at a width of its own.
+  function drawing(tallest = Infinity) {
+    const whole = layout(1200);
+    whole.row = Math.min(whole.row, (tallest - HEAD - 4) / Math.max(rows.length, 1));
+    const height = HEAD + rows.length * whole.row + 4;
+    const inside = (context) => {
+      const before = lay;
+      lay = whole;
+      paint(context, 0, height);
+      lay = before;
+    };
+    return { width: whole.width, height, paint: inside };
   }
   function keep(event) {
     const kind = event.target.closest("[data-heat-save]")?.dataset.heatSave;
     const name = root.dataset.file;
-    if (kind === "png") savePng(name, picture());
-    if (kind === "svg") save(`${name}.svg`, new Blob([svg()], { type: "image/svg+xml" }));
+    if (kind === "png") savePicture(name, drawing(30000 / (window.devicePixelRatio || 1)));
+    if (kind === "svg") saveVectors(name, drawing());
     if (kind === "csv") saveCsv(name, columns, cells());
   }
 
