@@ -89,6 +89,32 @@ def test_verify_and_repair_from_the_command_line(model, corpus, tmp_path, capsys
     assert hashes(LocalPlace(store)) == whole
 
 
+def test_statistics_from_the_command_line(model, corpus, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    assert main(["harvest", model, corpus, store, *SMALL, "--statistics", "--no-values", "--quiet"]) == 0
+    assert "statistics only" in capsys.readouterr().out
+    assert main(["store", "info", store]) == 0
+    assert f"conceptlab store statistics {store}" in capsys.readouterr().out
+    assert main(["store", "statistics", store]) == 0
+    told = capsys.readouterr().out
+    command = told.strip().splitlines()[-1].removeprefix("one unit: conceptlab ").split()
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "all finite" in told and "99 %" in told and told.count("«") == 16
+    assert main([*command, "--json"]) == 0
+    record, found = json.loads(capsys.readouterr().out), Store.open(store).statistics("resid_post", 0)
+    assert record["max"] == found.max[record["unit"]] and len(record["exemplars"]) == 16
+    assert main(["store", "statistics", store, "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert [(part["site"], part["layer"]) for part in parts] == [("resid_post", 0), ("resid_post", 1), ("embed", None)]
+    assert main(["store", "statistics", store, "resid_post/0/99"]) == 2
+    assert "units 0 to 15; 99 was asked" in capsys.readouterr().err
+    for commit in (tmp_path / "store" / "commit").iterdir():
+        commit.unlink()
+    assert main(["store", "statistics", store]) == 2
+    assert "is finished yet; run the same `conceptlab harvest` command again" in capsys.readouterr().err
+
+
 def test_export_from_the_command_line(model, corpus, tmp_path, capsys):
     store, to = str(tmp_path / "store"), tmp_path / "out"
     assert main(["harvest", model, corpus, store, *SMALL, "--quiet"]) == 0

@@ -197,7 +197,8 @@ def _say(harvest: "Harvest", rate: Any, expected: Any, output: OutputOptions) ->
         return 0
     done = "complete" if finished == planned else f"{finished:,} of {planned:,} shards finished"
     speed = "" if rate is None or not rate.shards else f", {rate}"
-    print(f"{one_line(harvest.place.url)}: {done}, {len(store):,} tokens, {size(harvest.n_bytes)} of values{speed}")
+    kept = f"{size(harvest.n_bytes)} of values" if store.manifest.values else "statistics only"
+    print(f"{one_line(harvest.place.url)}: {done}, {len(store):,} tokens, {kept}{speed}")
     for part, counts in nonfinite.items():
         print(f"not finite: {part}: {counts['nan']:,} NaN, {counts['inf']:,} infinite")
     if finished < planned and rate is not None:

@@ -27,6 +27,24 @@ def info(store: str, *, json: Flag = False) -> int:
 
 
 @store.command
+def statistics(store: str, unit: str | None = None, *, json: Flag = False) -> int:
+    """Say what the units of a store did: a line a layer, or all of one unit with the texts in which it was largest.
+
+    Parameters
+    ----------
+    store
+        A folder or URL that `conceptlab harvest` wrote with --statistics.
+    unit
+        One unit as site/layer/unit: resid_post/3/17, or embed/17.
+    json
+        Print exactly one JSON object on standard output.
+    """
+    from conceptlab.cli.store_statistics import run_statistics
+
+    return run_statistics(store, unit, as_json=json)
+
+
+@store.command
 def verify(store: str, *, output: OutputOptions = OUTPUT_DEFAULTS) -> int:
     """Read every byte of a store and compare it with what was written. The exit code is 1 where anything is damaged.
 
@@ -70,7 +88,7 @@ def export_store(
     store: str,
     to: Path,
     *,
-    layout: Literal["parquet", "npy", "saelens"] = "parquet",
+    layout: Literal["parquet", "npy", "saelens", "statistics"] = "parquet",
     output: OutputOptions = OUTPUT_DEFAULTS,
 ) -> int:
     """Write a store in another layout.
@@ -82,7 +100,8 @@ def export_store(
     to
         A new folder.
     layout
-        parquet, npy (one array a layer), or saelens (its folder of cached activations, one a layer).
+        parquet, npy (one array a layer), saelens (its folder of cached activations, one a layer), or statistics (a Parquet file a
+        layer with one row a unit: moments, quantiles, the largest values and their tokens).
     """
     from conceptlab.cli.stores import run_export_store
 

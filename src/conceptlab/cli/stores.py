@@ -42,7 +42,10 @@ def run_info(url: str, *, as_json: bool) -> int:
         layers = f"layers {_ranges(site.layers)}" if site.layers else "an end of the stream"
         print(f"site       {site.name}: {layers}, {' x '.join(map(str, site.shape))} {manifest.dtype} a token")
     state = "complete" if store.complete else f"{len(store.shards):,} of {plan.n_shards:,} shards finished"
-    print(f"values     {size(bytes_of_values(manifest, plan))}, {plan.n_shards:,} shards, {state}")
+    values = size(bytes_of_values(manifest, plan)) if manifest.values else "none, statistics only"
+    print(f"values     {values}, {plan.n_shards:,} shards, {state}")
+    if manifest.statistics:
+        print(f"units      conceptlab store statistics {one_line(url)}")
     for part, counts in store.nonfinite().items():
         print(f"not finite {part}: {counts['nan']:,} NaN, {counts['inf']:,} infinite")
     return 0
@@ -147,7 +150,9 @@ def _corpus(manifest: "Manifest", corpus: str | None) -> "Corpus":
     return open_corpus(found, column=made.get("column", "text"), id_column=made.get("id_column"))
 
 
-def run_export_store(url: str, to: Path, layout: Literal["parquet", "npy", "saelens"], output: OutputOptions) -> int:
+def run_export_store(
+    url: str, to: Path, layout: Literal["parquet", "npy", "saelens", "statistics"], output: OutputOptions
+) -> int:
     """Write the store in another layout and say where."""
     from conceptlab.runs import Progress
     from conceptlab.store import Store

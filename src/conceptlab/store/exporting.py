@@ -1,8 +1,9 @@
-"""A store in other layouts: Parquet, npy, and the cached activations of SAELens.
+"""A store in other layouts: Parquet, npy, and the cached activations of SAELens; and its statistics as tables.
 
 parquet   one file a shard and part: doc, position, token, and `values` as a fixed-size list (bfloat16 becomes float32)
 npy       one array a part, [token, …], beside `tokens.npy` (bfloat16 becomes float32)
 saelens   one Hugging Face Arrow folder a part: rows of the store's context, columns <hook name> [row, token, d] and token_ids
+statistics   one Parquet file a part, a row a unit: counts, moments, quantiles, the largest values and their tokens
 """
 
 import json
@@ -19,9 +20,11 @@ from conceptlab.errors import InputError
 from conceptlab.results.saving import write_bytes
 from conceptlab.runs import SILENT, Progress
 from conceptlab.store.manifest import SiteSpec
+from conceptlab.store.statistics import WITHOUT
 from conceptlab.store.store import Store
+from conceptlab.store.unit_statistics import unit_columns
 
-Layout = Literal["parquet", "npy", "saelens"]
+Layout = Literal["parquet", "npy", "saelens", "statistics"]
 STEP = 1 << 14  # tokens read at a time
 HOOKS = {
     "resid_pre": "hook_resid_pre",
@@ -55,6 +58,7 @@ def export(store: Store, to: Path, layout: Layout, *, progress: Progress = SILEN
         "parquet": _parquet,
         "npy": _npy,
         "saelens": _saelens,
+        "statistics": _statistics,
     }[layout]
     _check(store, layout)
     draft = to.with_name(f".{to.name}.partial")
@@ -73,6 +77,11 @@ def export(store: Store, to: Path, layout: Layout, *, progress: Progress = SILEN
 
 
 def _check(store: Store, layout: Layout) -> None:
+    first = store.sites[0]
+    if layout != "statistics":
+        store.part(first.name, *first.layers[:1])  # says so where no values are kept
+    elif not store.manifest.statistics:
+        raise InputError(WITHOUT)
     if layout == "saelens" and (store.manifest.rows != "packed" or store.manifest.positions != "all"):
         raise InputError(
             "SAELens' layout holds packed rows with all positions; harvest with --rows packed --positions all"
@@ -128,6 +137,17 @@ def _parquet(store: Store, site: SiteSpec, layer: int | None, to: Path) -> Path:
         table = pa.table({**columns, "values": pa.FixedSizeListArray.from_arrays(flat, width)})
         pq.write_table(table, folder / f"{shard:06d}.parquet", write_page_checksum=True)
     return folder
+
+
+def _statistics(store: Store, site: SiteSpec, layer: int | None, to: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = unit_columns(store.statistics(site.name, layer))
+    table = {name: pa.array(list(values) if values.ndim > 1 else values) for name, values in columns.items()}
+    path = to / f"{_name(site, layer)}.parquet"
+    pq.write_table(pa.table(table), path, write_page_checksum=True)
+    return path
 
 
 def _saelens(store: Store, site: SiteSpec, layer: int | None, to: Path) -> Path:

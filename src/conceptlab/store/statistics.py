@@ -11,6 +11,8 @@ from conceptlab.store.mapped import ADVICE
 if TYPE_CHECKING:
     from conceptlab.store.store import Store
 
+WITHOUT = "this store keeps no statistics; harvest into another folder with --statistics"
+
 
 def read_statistics(store: "Store", name: str, layer: int | None = None) -> Statistics:
     """Statistics of one site and layer over units [prod(shape)]; the tokens of the largest values are numbers in the store.
@@ -20,7 +22,7 @@ def read_statistics(store: "Store", name: str, layer: int | None = None) -> Stat
     """
     part, shape = store.part_name(name, layer), store.manifest.site(name).shape
     if not store.manifest.statistics:
-        raise InputError("this store keeps no statistics; harvest into another folder with --statistics")
+        raise InputError(WITHOUT)
     found = Statistics(math.prod(shape))
     for number, shard in enumerate(store.shards):
         found.merge(_of_shard(store, shard, f"stats/{part}", found), int(store.starts[number]))

@@ -20,6 +20,7 @@ from conceptlab.store.mapped import ADVICE, ShardFile
 from conceptlab.store.part import Part
 from conceptlab.store.plan import Plan, ShardTokens, entry_of, read_plan, read_table, read_tokens
 from conceptlab.store.statistics import read_statistics
+from conceptlab.store.unit_statistics import Exemplar, check_unit, exemplars
 
 COMMITS = 1024  # commits that are kept in memory
 
@@ -126,7 +127,9 @@ class Store:
         """Values of one site and layer (`embed` and other ends of the stream: no layer). Raises InputError for one not stored."""
         folder = f"acts/{self.part_name(name, layer)}"
         if not self.manifest.values:
-            raise InputError("this store keeps statistics only; harvest without --no-values to keep values")
+            raise InputError(
+                "this store keeps statistics only (`--layout statistics` exports them); harvest without --no-values to keep values"
+            )
         shape, dtype = self.manifest.site(name).shape, getattr(torch, self.manifest.dtype)
         return Part(self.starts, lambda number: self._file(self.shards[number], folder), shape, dtype)
 
@@ -142,6 +145,12 @@ class Store:
     def statistics(self, name: str, layer: int | None = None) -> Statistics:
         """Statistics of every unit of one site and layer over the finished shards, as `read_statistics` says."""
         return read_statistics(self, name, layer)
+
+    def exemplars(self, name: str, layer: int | None, unit: int) -> tuple[Exemplar, ...]:
+        """Where in the texts one unit was largest, from its statistics. Raises InputError where there are none, or no such unit."""
+        found = self.statistics(name, layer)
+        check_unit(self, name, unit)
+        return exemplars(self, found, unit)
 
     def file_of(self, shard: int, folder: str) -> tuple[str, FileRecord]:
         """The file of a finished shard in `acts/resid_post/3` or the like. Raises ResultError where its commit names none."""
@@ -175,7 +184,7 @@ class Store:
     def document(self, doc: int) -> DocumentView:
         """Where one document lies. Raises InputError where it is not in the finished part of the store."""
         arrays = self._tokens_of(doc)
-        id, text = self._text(doc)
+        id, text = self.text_of(doc)
         return DocumentView(doc, id, text, **arrays)
 
     def _tokens_of(self, doc: int) -> dict[str, np.ndarray]:
@@ -201,7 +210,8 @@ class Store:
         after = first[shard + 1] if shard + 1 < len(first) else None
         return first[shard] <= doc and (after is None or doc <= after)
 
-    def _text(self, doc: int) -> tuple[str | None, str | None]:
+    def text_of(self, doc: int) -> tuple[str | None, str | None]:
+        """The id and the text of a document; None and None where the store keeps no text."""
         if not self.manifest.text:
             return None, None
         for shard in range(self.plan.n_shards):
