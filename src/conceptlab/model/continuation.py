@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from conceptlab.errors import InputError, ModelError
-from conceptlab.model.decoding import _cache_name, _ends, _last_only
+from conceptlab.model.decoding import _ends, _last_only
+from conceptlab.model.kv_cache import cache_name, cache_of
 from conceptlab.model.model import Model
 from conceptlab.results import Edit, Site
 
@@ -108,7 +109,7 @@ class Continuation:
         if cached:
             inputs["use_cache"] = True
         if self._past is not None:
-            inputs[_cache_name(self.model)] = self._past
+            inputs[cache_name(self.model)] = self._past
         held: list[Tensor] = []
         seen = len(self.prompt) + len(self.new) - len(ids)
         with ExitStack() as stack:
@@ -119,7 +120,7 @@ class Continuation:
                 look: Callable[[Tensor], None] = lambda stream: held.append(stream[0, -1])  # noqa: E731
                 stack.enter_context(self.model.instrument.visiting([(tap, self.read.layer, False, look)]))
             out = self.model.runner(**inputs)
-        self._past = out[_cache_name(self.model)] if cached else None
+        self._past = cache_of(out) if cached else None
         self.model.forwards += 1
         return out.logits[0, -1], held[-1] if held else None
 

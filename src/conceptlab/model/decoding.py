@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conceptlab.errors import ModelError
 from conceptlab.model.batch import Batch
+from conceptlab.model.kv_cache import cache_name, cache_of
 from conceptlab.model.model import Model
 
 MAX_TOKENS = 8192  # of prompts at a time
@@ -101,17 +102,17 @@ def _decode(model: Model, prompt: Tensor, n_new: int, *, top_keys: bool) -> tupl
     """New ids [row, step] of prompts [row, pos] of one length, and the favourite keys."""
     prompt, ends = prompt.to(model.device), _ends(model)
     seen = _Favourites(model)
-    step, name = {"use_cache": True, **_last_only(model)}, _cache_name(model)
+    step, name = {"use_cache": True, **_last_only(model)}, cache_name(model)
     new, keys, past = [], [], None
     with torch.no_grad(), model.instrument.generating(torch.full((len(prompt),), prompt.shape[1])):
         if prompt.shape[1] > 1:
-            past = model.runner(input_ids=prompt[:, :-1], **step)[name]
+            past = cache_of(model.runner(input_ids=prompt[:, :-1], **step))
         token, done = prompt[:, -1:], torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
         with seen.watching() if top_keys else nullcontext():
             for number in range(n_new):
                 seen.at = prompt.shape[1] - 1 + number
                 out = model.runner(input_ids=token, **({} if past is None else {name: past}), **step)
-                past, token = out[name], out.logits[:, -1].argmax(-1, keepdim=True)
+                past, token = cache_of(out), out.logits[:, -1].argmax(-1, keepdim=True)
                 new.append(token[:, 0].masked_fill(done, ENDED))
                 if top_keys:
                     keys.append(seen.taken(len(prompt)))
@@ -120,11 +121,6 @@ def _decode(model: Model, prompt: Tensor, n_new: int, *, top_keys: bool) -> tupl
                     if bool(done.all()):
                         break
     return torch.stack(new, 1).cpu(), torch.stack(keys, 1) if top_keys else None
-
-
-def _cache_name(model: Model) -> str:
-    """What this version of the library calls the cache."""
-    return "cache" if "cache" in inspect.signature(model.runner.forward).parameters else "past_key_values"
 
 
 def _last_only(model: Model) -> dict[str, int]:

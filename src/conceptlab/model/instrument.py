@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from conceptlab.model.anatomy import Stack
 from conceptlab.model.attention import AttentionCall, form_pattern, handle_attention, mix_values
+from conceptlab.model.kv_cache import cache_of, cached_tokens
 from conceptlab.model.layout import Layout
 from conceptlab.model.tap import Tap
 
@@ -77,8 +78,7 @@ class Instrument:
         self._calls.clear()
         mask = kwargs.get(self.mask_key)
         self._mask = mask if isinstance(mask, Tensor) else None
-        past = kwargs.get("past_key_values")
-        self._cached = int(past.get_seq_length()) if past is not None and hasattr(past, "get_seq_length") else 0
+        self._cached = cached_tokens(cache_of(kwargs))
 
     def _note_shape(self, _module: nn.Module, args: tuple, kwargs: dict) -> None:
         stream = _get(args, kwargs, self.stack.blocks[0].taps["resid_pre"].key)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from conceptlab.model.batch import Batch
 from conceptlab.model.instrument import Placed, Visit
+from conceptlab.model.kv_cache import cache_name, cache_of
 from conceptlab.model.model import Model
 from conceptlab.model.stand_ins import standing_in
 from conceptlab.model.tap import Tap
@@ -94,7 +95,7 @@ class Replay:
         if self.cache is not None:
             cache = copy.deepcopy(self.cache)
             cache.reorder_cache(torch.arange(self.n_rows, device=self.final.device).repeat(copies))
-            inputs |= {"past_key_values": cache, "use_cache": True}
+            inputs |= {cache_name(self.model): cache, "use_cache": True}
         return inputs
 
 
@@ -169,7 +170,7 @@ def _prefix_cache(model: Model, inputs: dict[str, Tensor]) -> Any:
     try:
         with torch.no_grad():
             out = model.runner(**prefix, use_cache=True)
-        cache = getattr(out, "past_key_values", None)
+        cache = cache_of(out)
         return cache if hasattr(cache, "reorder_cache") else None
     except _REFUSALS:
         return None  # a model that cannot be called this way is run in full

@@ -6,7 +6,6 @@ tokens of the rests.
 """
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from conceptlab.errors import InputError, ModelError
+from conceptlab.model.kv_cache import cache_name, cache_of
 from conceptlab.model.model import Model
 from conceptlab.model.spans import same_length_groups
 
@@ -51,9 +51,9 @@ def continue_all(model: Model, beginning: str, rests: Sequence[str], n_new: int)
             )
     new = torch.zeros(len(whole), n_new, dtype=torch.long)
     stream = torch.zeros(len(whole), model.n_layers + 1, model.d_model)
-    name = _cache_name(model)
+    name = cache_name(model)
     with torch.no_grad():
-        kept = model.runner(input_ids=torch.tensor([first], device=model.device), use_cache=True)[name]
+        kept = cache_of(model.runner(input_ids=torch.tensor([first], device=model.device), use_cache=True))
         for rows in same_length_groups(whole, ROWS):
             ids = torch.tensor([whole.ids[r][n:] for r in rows], device=model.device)
             new[rows], stream[rows] = _run(model, ids, _repeated(kept, len(rows)), name, n_new)
@@ -79,7 +79,7 @@ def _run(model: Model, ids: Tensor, past: Any, name: str, n_new: int) -> tuple[T
     for step in range(n_new):
         found.append(out.logits[:, -1].argmax(-1))
         if step + 1 < n_new:
-            out = model.runner(input_ids=found[-1][:, None], use_cache=True, **{name: out[name]})
+            out = model.runner(input_ids=found[-1][:, None], use_cache=True, **{name: cache_of(out)})
     return torch.stack(found, 1).cpu(), torch.stack([held[i] for i in range(model.n_layers + 1)], 1)
 
 
@@ -92,8 +92,3 @@ def _repeated(kept: Any, n: int) -> Any:
     own = copy.deepcopy(kept)
     own.batch_repeat_interleave(n)
     return own
-
-
-def _cache_name(model: Model) -> str:
-    """What this version of the library calls the cache."""
-    return "cache" if "cache" in inspect.signature(model.runner.forward).parameters else "past_key_values"
