@@ -22,7 +22,7 @@ class AddsInPlace(nn.Module):
         self.ln_1, self.attn, self.ln_2, self.mlp = block.ln_1, block.attn, block.ln_2, block.mlp
 
     def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
-        kwargs = {k: kwargs.get(k) for k in ("attention_mask", "position_ids", "past_key_values", "use_cache")}
+        kwargs = {k: kwargs.get(k) for k in ("attention_mask", "position_ids", "use_cache")}
         stream = hidden_states
         stream += self.attn(self.ln_1(stream), **kwargs)[0]
         stream += self.mlp(self.ln_2(stream))

@@ -47,7 +47,7 @@ def similarity_alignment(
         raise InputError(f"similarities are {judged.shape} for {n} concepts; give one value for each pair of them")
     if n < FEWEST:
         raise InputError(f"{n} concepts have too few pairs for a correlation; give at least {FEWEST}")
-    mean = np.nanmean(people, 0)
+    mean = mean_judgement(people)
     if np.isfinite(mean[np.triu_indices(n, 1)]).sum() < FEWEST:
         raise InputError(f"fewer than {FEWEST} pairs were judged; give more similarities")
     unit = torch.nn.functional.normalize(vectors.double(), dim=-1)
@@ -87,6 +87,12 @@ def upper_correlation(a: np.ndarray, b: np.ndarray, ids: np.ndarray | None = Non
     return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else 0.0
 
 
+def mean_judgement(people: np.ndarray) -> np.ndarray:
+    """The mean over those `people` [person, concept, concept] who judged a pair; NaN where nobody did."""
+    judged = np.isfinite(people).sum(0)
+    return np.divide(np.nansum(people, 0), judged, out=np.full(people.shape[1:], np.nan), where=judged > 0)
+
+
 def split_half(people: np.ndarray, rng: np.random.Generator, n_splits: int = 50) -> float:
     """How well the mean of half of the `people` [person, concept, concept] agrees with the other half's, corrected to all."""
     if len(people) < 2:
@@ -95,6 +101,6 @@ def split_half(people: np.ndarray, rng: np.random.Generator, n_splits: int = 50)
     for _ in range(n_splits):
         order = rng.permutation(len(people))
         half = len(order) // 2
-        r = upper_correlation(np.nanmean(people[order[:half]], 0), np.nanmean(people[order[half:]], 0))
+        r = upper_correlation(mean_judgement(people[order[:half]]), mean_judgement(people[order[half:]]))
         found.append(2 * r / (1 + r))
     return float(np.nanmean(found))
