@@ -11,7 +11,7 @@ import pytest
 from conceptlab.pages import Figure, Note, Report, Section, render_report
 from conceptlab.pages.bundle import begin_bundle
 from conceptlab.pages.spark import spark_area, spark_path
-from conceptlab.pages.templates import data_block
+from conceptlab.pages.templates import data_block, written
 from conceptlab.plot import Chart
 
 HOSTILE = "</script><script>alert(1)</script> \u2028 & \" ' <!-- \ud800"
@@ -67,3 +67,19 @@ def test_sparklines_stay_in_their_box():
     numbers = re.findall(r"-?[\d.]+", spark_path([-1.0, 0.2, float("nan"), 9.0]))
     assert len(numbers) == 6 and all(0 <= float(n) <= 84 for n in numbers)
     assert spark_path([]) == "" and spark_area([float("nan")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0996, "0.100"),
+        (0.09949, "0.099"),
+        (0.106, "0.106"),
+        (0.0, "0.000"),
+        (-0.00071, "-0.00071"),
+        (99.9996, "100"),
+        (None, "–"),
+    ],
+)
+def test_numbers_keep_their_digits_where_rounding_reaches_the_next_form(value, said):
+    assert written(value) == said

@@ -107,6 +107,14 @@ def test_many_neurons_are_thinned_but_the_best_stay():
     assert f"{len(chart.rows):,} in all" in chart.says and "largest score under the null" in chart.says
 
 
+def test_names_of_neurons_do_not_lie_on_one_another():
+    score = np.array([0.99, 0.985, 0.98, 0.80, 0.79, 0.1])
+    columns = {"score": score, "control": np.full(6, 0.1), "p": np.zeros(6), "q": np.array([0, 0, 0, 0, 0, 1.0])}
+    place = {"layer": np.array([7, 7, 7, 2, 7, 0]), "index": np.array([0, 34, 55, 0, 89, 0])}
+    units = Units.from_arrays("neuron", **place, **columns, provenance=synthetic.provenance("neurons"))
+    assert [row["label"] is not None for row in neuron_ranking(units).rows] == [True, False, False, True, True, False]
+
+
 def test_effects_stand_over_their_controls(charts, whole):
     effects = whole.concepts[1].effects
     assert len(charts["effects"].rows) == 8

@@ -33,9 +33,9 @@ def written(value: float | None) -> str:
     """A number as every page writes it: three digits after the point from 0.1 on, two significant ones below, a dash for none."""
     if value is None or not math.isfinite(value):
         return "–"
-    if abs(value) >= 100:
+    if abs(value) >= 99.9995:  # here and below where rounding ends in the next form
         return f"{value:.0f}"
-    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:#.2g}"
+    return f"{value:.3f}" if abs(value) >= 0.0995 or value == 0 else f"{value:#.2g}"
 
 
 def asset(name: str) -> str:

@@ -12,6 +12,8 @@ from conceptlab.plot.rows import Row, number, rows_of
 from conceptlab.results import Units
 
 COLUMNS = {"score": "score", "control": "null, mean", "p": "p", "q": "q over all neurons"}
+WIDTH, HEIGHT = 420, 260  # pixels
+NAME = (56, 12)  # pixels across and down that a name needs
 GOLDEN = 0.6180339887  # spreads consecutive indices evenly inside a layer's strip
 
 
@@ -24,7 +26,7 @@ def neuron_ranking(
     most: int = 600,
     null_max: float | None = None,
 ) -> Chart:
-    """Layers x score, a point a neuron; the best `labelled` that have q <= `q_max` carry their site.
+    """Layers x score, a point a neuron; the best `labelled` that have q <= `q_max` carry their site, where it can be read.
 
     More than `most` neurons are thinned: the best third of `most`, and of the rest every k-th by rank. `null_max` is the
     largest score under the null (default: the table's attribute of that name, where a finder left one).
@@ -33,11 +35,11 @@ def neuron_ranking(
     kept = _kept(data["score"].values, most)
     columns = ("layer", "index", *COLUMNS)  # alone: a finder may keep other axes in its table
     rows = [_row(row, q_max) for row in rows_of(data[list(columns)].isel(unit=kept), columns)]
-    named = [row["neuron"] for row in rows if row["found"]][:labelled]
+    n_layers = 1 + int(data["layer"].values.max())
+    named = _readable([row for row in rows if row["found"]][:labelled], rows, n_layers)
     for row in rows:
         row["label"] = row["neuron"] if row["neuron"] in named else None
     null_max = data.attrs.get("null_max") if null_max is None else null_max
-    n_layers = 1 + int(data["layer"].values.max())
     x = layer_axis([str(i) for i in range(n_layers)])
     layers = [*_lines(rows, null_max), _points(rows, x), *(_names(x, n_layers) if named else [])]
     thinned = f" Drawn: the best and an even sample, {len(rows):,} in all." if len(rows) < data.sizes["unit"] else ""
@@ -47,7 +49,7 @@ def neuron_ranking(
         f"One point a neuron. {n_found if n_found else 'None'} of {n:,} {'is' if n_found == 1 else 'are'} blue: q ≤ {q_max:g} "
         f"over all of them. Dashed: the {'largest score under' if null_max is not None else 'mean of'} the null.{thinned}"
     )
-    body = {"width": 420, "height": 260, "layer": layers}
+    body = {"width": WIDTH, "height": HEIGHT, "layer": layers}
     return Chart(f"{visible(name)}: neurons" if name else "Neurons", says, body, tuple(rows))
 
 
@@ -65,6 +67,19 @@ def _row(row: Row, q_max: float) -> Row:
     found = row.get("q") is not None and row["q"] <= q_max
     at = number(row["layer"] + 0.7 * ((index * GOLDEN) % 1 - 0.5), 4)
     return {"neuron": f"L{row['layer']}.N{index}", "at": at, **row, "found": found}
+
+
+def _readable(best: list[Row], rows: list[Row], n_layers: int) -> set[str]:
+    """The neurons among the `best` whose names do not lie on the name of a better one."""
+    scores = [row["score"] for row in rows if row.get("score") is not None]
+    range_ = max(scores, default=1.0) - min(scores, default=0.0)
+    down = HEIGHT / range_ if range_ > 0 else 0.0
+    kept: list[tuple[str, float, float]] = []
+    for row in best:
+        x, y = row["at"] * WIDTH / n_layers, row["score"] * down
+        if all(abs(x - a) >= NAME[0] or abs(y - b) >= NAME[1] for _, a, b in kept):
+            kept.append((row["neuron"], x, y))
+    return {name for name, _, _ in kept}
 
 
 def _lines(rows: list[Row], null_max: float | None) -> list[Spec]:

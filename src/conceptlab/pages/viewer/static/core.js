@@ -213,8 +213,8 @@ function sized(canvas, width, height) {
 function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size >= 100) return value.toFixed(0);
-  return size >= 0.1 || value === 0 ? value.toFixed(3) : value.toPrecision(2);
+  if (size >= 99.9995) return value.toFixed(0); // here and below where rounding ends in the next form
+  return size >= 0.0995 || value === 0 ? value.toFixed(3) : value.toPrecision(2);
 }
 
 globalThis.conceptlab = {
