@@ -108,7 +108,7 @@ def beside_bare(model: Model, harvest: Harvest, pairs: int) -> tuple[Timing, flo
         around, mine = [bare_seconds(model, store, 1)], []
         for shard in range(1, pairs + 1):
             mine.append(worker.do(shard))
-            around.append(bare_seconds(model, store, min(shard + 1, harvest.plan.n_shards - 1)))
+            around.append(bare_seconds(model, store, min(shard + 1, pairs)))  # the plan's own last shard is a remainder
     seconds, waited = (np.array([report[what] for report in mine]) for what in ("seconds", "waited"))
     found = seconds / ((np.array(around[:-1]) + np.array(around[1:])) / 2)
     timing = Timing(float(np.median(found)), *interval(found), float(np.median(found)), len(found))
@@ -129,6 +129,8 @@ def peer_row() -> list[Row]:
 def bare_seconds(model: Model, store: Store, shard: int) -> float:
     """Seconds of the bare module over the rows of one shard in the same batches, with its logits as it comes."""
     rows = [ids for ids in store.tokens(shard).ids if len(ids) == CONTEXT]
+    if not rows:
+        raise ValueError(f"shard {shard} has no full row to time")
     per = BATCH // CONTEXT
     start = time.perf_counter()
     with torch.no_grad():
