@@ -41,6 +41,13 @@ def test_every_identity_that_the_architecture_admits_holds(name: str) -> None:
     assert sum(o.status == "pass" for o in record.identities.values()) >= 7
 
 
+def test_attention_over_layers_is_not_taken_for_attention_over_tokens() -> None:
+    if "inkling2_text" not in causal_lm_types():
+        pytest.skip("this version of transformers has no model whose tokens attend to the layers below")
+    record = examine("inkling2_text")
+    assert not record.reason and not [n for n, o in record.identities.items() if o.status == "FAIL"]
+
+
 @pytest.mark.parametrize("name", ["xlm", "gemma3n_text", "blt", "reformer", "hy_v4"])
 def test_a_model_without_one_stream_is_refused_by_name(name: str) -> None:
     assert "its stream cannot be read" in examine(name).reason

@@ -34,6 +34,10 @@ def find_block_taps(
     taps: dict[str, Tap] = {}
     missing: dict[str, str] = {}
     value = event.value
+    n_pos = stream[0, ..., 0].numel()
+    calls = [
+        c for c in calls if c.q.shape[2] == n_pos or c.q.shape[0] != stream.shape[0]
+    ]  # others read over layers, not tokens
     whole = [c for c in calls if c.q.shape[0] == stream.shape[0]]  # attention in windows has other rows than the texts
     windowed, calls = len(whole) < len(calls), whole
     candidates = distinct(inner, stream)
