@@ -139,6 +139,7 @@ def test_keyboard_reaches_links_tables_and_buttons(browser, path):
 def test_charts_are_saved_from_the_page(browser, path, whole, tmp_path):
     starts = {"png": b"\x89PNG", "svg": b"<svg", "csv": b"at,layer,score"}
     with Opened(browser, path) as opened:
+        opened.scroll_through()  # charts that are still being drawn move the buttons below them
         for kind, start in starts.items():
             with opened.page.expect_download() as caught:
                 opened.page.click(f"#animal-depth button[data-save={kind}]")
