@@ -7,31 +7,25 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from conceptlab.catalog import STATES, Paper, methods, papers
+from conceptlab.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "conceptlab"
 NUMBERS = ROOT / "docs" / "papers" / "numbers.json"
-COMMANDS = (
-    (),
-    ("map",),
-    ("models", "check"),
-    ("atlas", "show"),
-    ("atlas", "export"),
-    ("explain",),
-    ("find", "heads"),
-    ("find", "neurons"),
-    ("papers",),
-    ("reproduce",),
-    ("harvest",),
-    ("store", "info"),
-    ("store", "verify"),
-    ("store", "repair"),
-    ("store", "export"),
-)
+
+
+def commands(app: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The program itself and every command that does something, in the order in which they were made."""
+    if not path or app.default_command is not None:
+        yield path
+    for name in app:
+        if not name.startswith("-"):
+            yield from commands(app[name], (*path, name))
 
 
 def methods_page() -> str:
@@ -48,7 +42,7 @@ def cli_page() -> str:
     """docs/cli.md: the help of every command."""
     parts = ["# Command line\n\nGenerated from `--help` by `make docs`.\n"]
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    for command in COMMANDS:
+    for command in commands(app):
         call = [sys.executable, "-c", "from conceptlab.cli import main; main()", *command, "--help"]
         text = subprocess.run(call, capture_output=True, text=True, env=environment, check=True).stdout
         lines = "\n".join(line.rstrip() for line in text.strip().splitlines())

@@ -156,10 +156,10 @@ def main() -> None:
         if old:
             chosen.out.write_text(merged(old, rows, when), encoding="utf-8")
     print(plain(rows))
+    if not (old and (chosen.only or failed)):
+        chosen.out.write_text(head(start, load) + markdown(rows), encoding="utf-8")
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}; the other sections are written, those are as they were")
-    if not (old and chosen.only):
-        chosen.out.write_text(head(start, load) + markdown(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

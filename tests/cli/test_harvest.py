@@ -100,7 +100,7 @@ def test_statistics_from_the_command_line(model, corpus, tmp_path, capsys):
     command = told.strip().splitlines()[-1].removeprefix("one unit: conceptlab ").split()
     assert main(command) == 0
     told = capsys.readouterr().out
-    assert "all finite" in told and "99 %" in told and told.count("«") == 16
+    assert "0 NaN, 0 infinite" in told and "99 %" in told and told.count("«") == 16
     assert main([*command, "--json"]) == 0
     record, found = json.loads(capsys.readouterr().out), Store.open(store).statistics("resid_post", 0)
     assert record["max"] == found.max[record["unit"]] and len(record["exemplars"]) == 16

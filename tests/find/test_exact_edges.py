@@ -69,7 +69,7 @@ def test_null_twins_have_edges_at_the_stated_rate():
             assert found[-1] <= (
                 not circuit.provenance.warnings
             )  # where it says that there is no behaviour it finds nothing
-    assert sum(found) <= 1  # each at 5 %: two of four would come in 1 of 100 such tests
+    assert sum(found) <= 1  # each at 5 %: two of four would come in 1 of 70 such tests
 
 
 def test_clean_rows_as_corrupted_ones_are_no_number():

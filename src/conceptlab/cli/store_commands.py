@@ -27,7 +27,7 @@ def info(store: str, *, json: Flag = False) -> int:
 
 
 @store.command
-def statistics(store: str, unit: str | None = None, *, json: Flag = False) -> int:
+def statistics(store: str, unit: str | None = None, *, output: OutputOptions = OUTPUT_DEFAULTS) -> int:
     """Say what the units of a store did: a line a layer, or all of one unit with the texts in which it was largest.
 
     Parameters
@@ -36,12 +36,10 @@ def statistics(store: str, unit: str | None = None, *, json: Flag = False) -> in
         A folder or URL that `conceptlab harvest` wrote with --statistics.
     unit
         One unit as site/layer/unit: resid_post/3/17, or embed/17.
-    json
-        Print exactly one JSON object on standard output.
     """
     from conceptlab.cli.store_statistics import run_statistics
 
-    return run_statistics(store, unit, as_json=json)
+    return run_statistics(store, unit, output)
 
 
 @store.command

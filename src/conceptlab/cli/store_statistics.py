@@ -2,17 +2,20 @@
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptlab.cli.failing import one_line
+from conceptlab.cli.options import OutputOptions
 from conceptlab.cli.tables import Column, print_table
 from conceptlab.errors import InputError
 
 if TYPE_CHECKING:
     from conceptlab.numerics.streaming import Statistics
+    from conceptlab.runs import Progress
     from conceptlab.store import Store
     from conceptlab.store.unit_statistics import Exemplar
 
@@ -20,30 +23,58 @@ COLUMNS = ("std of a unit", "largest value", "of unit", "largest, in std", "of u
 SIDE, BARS = 40, 40  # characters of text on either side of a token, bars of a histogram
 
 
-def run_statistics(url: str, unit: str | None, *, as_json: bool) -> int:
+def run_statistics(url: str, unit: str | None, output: OutputOptions) -> int:
     """Print all parts of the store, or one of its units."""
+    from conceptlab.runs import Progress
     from conceptlab.store import Store
 
     store = Store.open(url)
     if not len(store):
         raise InputError(f"no shard of {url} is finished yet; run the same `conceptlab harvest` command again")
-    if unit is not None:
-        return _print_unit(store, unit, as_json=as_json)
-    rows = [_row(store, site.name, layer) for site in store.sites for layer in site.layers or (None,)]
-    if as_json:
-        sys.stdout.write(json.dumps({"tokens": len(store), "parts": rows}) + "\n")
-        return 0
-    title = f"{store.manifest.model}: {len(store):,} tokens" + ("" if store.complete else ", not complete")
-    columns = [Column("site"), *(Column(name, "right") for name in ("layer", "units", "not finite", *COLUMNS))]
-    print_table(title, columns, (tuple(_cell(value) for value in row.values()) for row in rows))
-    print(f"one unit: conceptlab store statistics {one_line(url)} {_example(rows[0])}")
+    with Progress(quiet=output.quiet or output.json) as progress:
+        told = _parts(store, progress) if unit is None else _unit(store, unit, progress)
+    if output.json:
+        sys.stdout.write(json.dumps(told.record) + "\n")
+    else:
+        told.print()
     return 0
 
 
-def _row(store: "Store", name: str, layer: int | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Parts:
+    """A line for every part of a store."""
+
+    store: "Store"
+    rows: list[dict[str, Any]]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"tokens": len(self.store), "parts": self.rows}
+
+    def print(self) -> None:
+        store, state = self.store, "" if self.store.complete else ", not complete"
+        columns = [Column("site"), *(Column(name, "right") for name in ("layer", "units", "not finite", *COLUMNS))]
+        rows = (tuple(_cell(value) for value in row.values()) for row in self.rows)
+        print_table(f"{store.manifest.model}: {len(store):,} tokens{state}", columns, rows)
+        print(f"one unit: conceptlab store statistics {one_line(store.place.url)} {_example(self.rows[0])}")
+
+
+def _parts(store: "Store", progress: "Progress") -> _Parts:
+    from conceptlab.store.statistics import read_statistics
+
+    parts = [(site.name, layer) for site in store.sites for layer in site.layers or (None,)]
+    rows = []
+    with progress.task("statistics", len(parts)) as task:
+        for name, layer in parts:
+            rows.append(_row(name, layer, read_statistics(store, name, layer, progress=progress)))
+            task.advance()
+    return _Parts(store, rows)
+
+
+def _row(name: str, layer: int | None, found: "Statistics") -> dict[str, Any]:
+    """One part: how far its units spread, its largest value, and how far a unit's largest value lies above its mean."""
     from conceptlab.store.unit_statistics import reach
 
-    found = store.statistics(name, layer)
     far = reach(found)
     size = np.where(found.count > 0, np.maximum(np.abs(found.min), np.abs(found.max)), -1)
     largest, farthest = int(size.argmax()), None if np.isnan(far).all() else int(np.nanargmax(far))
@@ -69,38 +100,57 @@ def _example(row: dict[str, Any]) -> str:
     return f"{row['site']}/{layer}{row['largest_unit']}"
 
 
-def _print_unit(store: "Store", said: str, *, as_json: bool) -> int:
-    from conceptlab.store.unit_statistics import exemplars, parse_unit, reach, unit_columns
+@dataclass(frozen=True)
+class _Unit:
+    """One unit: its `columns`, each [unit] or [unit, k], are those of its part."""
 
-    name, layer, unit = parse_unit(store, said)
-    found = store.statistics(name, layer)
-    columns, best = unit_columns(found), exemplars(store, found, unit)
-    if as_json:
-        record = {key: columns[key][unit].item() for key in columns if columns[key].ndim == 1}
-        record = {key: value if np.isfinite(value) else None for key, value in record.items()}
-        told = {"site": name, "layer": layer, **record, "exemplars": [asdict(exemplar) for exemplar in best]}
-        sys.stdout.write(json.dumps(told) + "\n")
-        return 0
-    value = {key: _cell(float(columns[key][unit])) for key in columns if columns[key].ndim == 1}
-    finite = (
-        f"{found.nan[unit]:,} NaN, {found.inf[unit]:,} infinite" if found.nan[unit] + found.inf[unit] else "all finite"
-    )
-    print(f"{said}: {found.count[unit]:,} values, {finite}")
-    if not found.count[unit]:
-        return 0
-    print(f"mean {value['mean']}, std {value['std']}, from {value['min']} to {value['max']}")
-    print("quantiles (to 1/16): " + ", ".join(f"{int(key[1:])} % {value[key]}" for key in value if key[0] == "q"))
-    if found.max[unit] > found.min[unit]:
-        print(f"{value['min']} {_histogram(found, unit)} {value['max']}  (root of the counts)")
-    others = reach(found)
-    others = others[np.isfinite(others)]
-    if len(others):
-        middle, high = np.quantile(others, (0.5, 0.99))
-        print(
-            f"largest, in std: {value['reach']}; of the {len(others):,} units of the layer: median {middle:.4g}, 99 % {high:.4g}"
-        )
-    _print_exemplars(best)
-    return 0
+    name: str
+    layer: int | None
+    index: int
+    found: "Statistics"
+    columns: Mapping[str, np.ndarray]
+    best: "tuple[Exemplar, ...]"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        mine = {key: column[self.index].item() for key, column in self.columns.items() if column.ndim == 1}
+        mine = {key: value if np.isfinite(value) else None for key, value in mine.items()}
+        return {
+            "site": self.name,
+            "layer": self.layer,
+            **mine,
+            "exemplars": [asdict(exemplar) for exemplar in self.best],
+        }
+
+    def print(self) -> None:
+        value = self.record
+        part = self.name if self.layer is None else f"{self.name}/{self.layer}"
+        print(f"{part}/{self.index}: {value['count']:,} values, {value['nan']:,} NaN, {value['inf']:,} infinite")
+        if not value["count"]:
+            return
+        told = {key: _cell(item) for key, item in value.items()}
+        print(f"mean {told['mean']}, std {told['std']}, from {told['min']} to {told['max']}")
+        print("quantiles (to 1/16): " + ", ".join(f"{int(key[1:])} % {told[key]}" for key in told if key[0] == "q"))
+        if value["max"] > value["min"]:
+            print(f"{told['min']} {_histogram(self.found, self.index)} {told['max']}  (root of the counts)")
+            print(f"largest, in std: {told['reach']}; {_of_others(self.columns['reach'])}")
+        _print_exemplars(self.best)
+
+
+def _unit(store: "Store", said: str, progress: "Progress") -> _Unit:
+    from conceptlab.store.statistics import read_statistics
+    from conceptlab.store.unit_statistics import exemplars, parse_unit, unit_columns
+
+    name, layer, index = parse_unit(store, said)
+    found = read_statistics(store, name, layer, progress=progress)
+    return _Unit(name, layer, index, found, unit_columns(found), exemplars(store, found, index))
+
+
+def _of_others(reach: np.ndarray) -> str:
+    """The control: how far the layer's units reach."""
+    others = reach[np.isfinite(reach)]
+    middle, high = np.quantile(others, (0.5, 0.99))
+    return f"of the {len(others):,} units of the layer: median {middle:.4g}, 99 % {high:.4g}"
 
 
 def _histogram(found: "Statistics", unit: int) -> str:

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from conceptlab.cli.failing import one_line
 from conceptlab.cli.options import ModelOptions, OutputOptions
@@ -13,6 +13,7 @@ from conceptlab.errors import InputError
 if TYPE_CHECKING:
     from conceptlab.data.corpus import Corpus
     from conceptlab.model import Model
+    from conceptlab.store.exporting import Layout
     from conceptlab.store.manifest import Manifest
     from conceptlab.store.verifying import Verdict
 
@@ -150,9 +151,7 @@ def _corpus(manifest: "Manifest", corpus: str | None) -> "Corpus":
     return open_corpus(found, column=made.get("column", "text"), id_column=made.get("id_column"))
 
 
-def run_export_store(
-    url: str, to: Path, layout: Literal["parquet", "npy", "saelens", "statistics"], output: OutputOptions
-) -> int:
+def run_export_store(url: str, to: Path, layout: "Layout", output: OutputOptions) -> int:
     """Write the store in another layout and say where."""
     from conceptlab.runs import Progress
     from conceptlab.store import Store

@@ -20,7 +20,7 @@ from conceptlab.errors import InputError
 from conceptlab.results.saving import write_bytes
 from conceptlab.runs import SILENT, Progress
 from conceptlab.store.manifest import SiteSpec
-from conceptlab.store.statistics import WITHOUT
+from conceptlab.store.statistics import check_statistics
 from conceptlab.store.store import Store
 from conceptlab.store.unit_statistics import unit_columns
 
@@ -77,11 +77,10 @@ def export(store: Store, to: Path, layout: Layout, *, progress: Progress = SILEN
 
 
 def _check(store: Store, layout: Layout) -> None:
-    first = store.sites[0]
-    if layout != "statistics":
-        store.part(first.name, *first.layers[:1])  # says so where no values are kept
-    elif not store.manifest.statistics:
-        raise InputError(WITHOUT)
+    if layout == "statistics":
+        check_statistics(store)
+    else:
+        store.check_values()
     if layout == "saelens" and (store.manifest.rows != "packed" or store.manifest.positions != "all"):
         raise InputError(
             "SAELens' layout holds packed rows with all positions; harvest with --rows packed --positions all"

@@ -5,27 +5,33 @@ from typing import TYPE_CHECKING
 
 from conceptlab.errors import InputError, ResultError
 from conceptlab.numerics.streaming import Statistics
+from conceptlab.runs import SILENT, Progress
 from conceptlab.runs.blocks import record_of
 from conceptlab.store.mapped import ADVICE
 
 if TYPE_CHECKING:
     from conceptlab.store.store import Store
 
-WITHOUT = "this store keeps no statistics; harvest into another folder with --statistics"
+
+def check_statistics(store: "Store") -> None:
+    """Raises InputError for a store without statistics."""
+    if not store.manifest.statistics:
+        raise InputError("this store keeps no statistics; harvest into another folder with --statistics")
 
 
-def read_statistics(store: "Store", name: str, layer: int | None = None) -> Statistics:
+def read_statistics(store: "Store", name: str, layer: int | None = None, *, progress: Progress = SILENT) -> Statistics:
     """Statistics of one site and layer over units [prod(shape)]; the tokens of the largest values are numbers in the store.
 
     Every file is checked against its hash (unless the store was opened with verify=False). Raises InputError for a part that is not
     stored or a store without statistics, ResultError for a damaged file.
     """
     part, shape = store.part_name(name, layer), store.manifest.site(name).shape
-    if not store.manifest.statistics:
-        raise InputError(WITHOUT)
+    check_statistics(store)
     found = Statistics(math.prod(shape))
-    for number, shard in enumerate(store.shards):
-        found.merge(_of_shard(store, shard, f"stats/{part}", found), int(store.starts[number]))
+    with progress.task(f"statistics of {part}", len(store.shards)) as task:
+        for number, shard in enumerate(store.shards):
+            found.merge(_of_shard(store, shard, f"stats/{part}", found), int(store.starts[number]))
+            task.advance()
     return found
 
 

@@ -126,12 +126,16 @@ class Store:
     def part(self, name: str, layer: int | None = None) -> Part:
         """Values of one site and layer (`embed` and other ends of the stream: no layer). Raises InputError for one not stored."""
         folder = f"acts/{self.part_name(name, layer)}"
+        self.check_values()
+        shape, dtype = self.manifest.site(name).shape, getattr(torch, self.manifest.dtype)
+        return Part(self.starts, lambda number: self._file(self.shards[number], folder), shape, dtype)
+
+    def check_values(self) -> None:
+        """Raises InputError where the store keeps statistics only."""
         if not self.manifest.values:
             raise InputError(
                 "this store keeps statistics only (`--layout statistics` exports them); harvest without --no-values to keep values"
             )
-        shape, dtype = self.manifest.site(name).shape, getattr(torch, self.manifest.dtype)
-        return Part(self.starts, lambda number: self._file(self.shards[number], folder), shape, dtype)
 
     def part_name(self, name: str, layer: int | None = None) -> str:
         """`resid_post/3`, or `embed`. Raises InputError for a part that is not stored."""

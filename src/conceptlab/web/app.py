@@ -25,7 +25,7 @@ def create_app(desk: Any) -> Starlette:
     from conceptlab.web.pages.papers import all_rows
 
     begin_bundle()
-    all_rows()  # here, so that the first request finds the catalogue read
+    all_rows()  # before threads load arrays: under Python 3.11 NumPy, too, stumbles over a parse beside its own
     routes = [
         Route("/favicon.ico", lambda _: RedirectResponse("/assets/icon.svg")),
         Route("/assets/{name}", asset_response),
